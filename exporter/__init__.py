@@ -1,0 +1,56 @@
+"""SavedModel for JAX: decorate methods, save, and reload signatures by name, without the code.
+
+Each public name is imported when it is first used (PEP 562), because `exporter --help`, `show` and
+clients must not pay for importing JAX. `__init__.pyi` says the same to type checkers.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "exporter.artifact.layout": ("is_artifact",),
+    "exporter.errors": (
+        "ArtifactError",
+        "ArtifactExistsError",
+        "ArtifactNotFoundError",
+        "ExporterError",
+        "FormatVersionError",
+        "IncompatibleRuntimeError",
+        "LoweringError",
+        "StateError",
+        "TracingError",
+        "TrackingError",
+        "UnsafeProgramError",
+    ),
+    "exporter.loading": ("load",),
+    "exporter.runtime.model": ("LoadedFunction", "LoadedModel", "LoadedSignature"),
+    "exporter.drafting": ("SaveOptions",),
+    "exporter.saving": ("save",),
+    "exporter.staging.functions": ("Function", "function"),
+    "exporter.staging.tracing": ("ConcreteFunction",),
+    "exporter.variable": ("Variable",),
+    "signatures": (
+        "BindError",
+        "Dim",
+        "ResolveError",
+        "Signature",
+        "SignatureError",
+        "SpecError",
+        "TensorSpec",
+        "UnknownSignatureError",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605  # a list of text, made from the table above
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

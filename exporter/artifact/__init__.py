@@ -1,0 +1,1 @@
+"""The folder: its format, its parts, its safety."""

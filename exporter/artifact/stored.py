@@ -1,0 +1,51 @@
+"""A function that was saved before, with what is needed to save it again without tracing it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from exporter.artifact.manifest import ConcreteRecord, ProgramRecord
+from exporter.variable import Variable
+from signatures.arguments import Parameter
+
+
+@dataclass(frozen=True)
+class StoredProgram:
+    """A program with the variables it works on.
+
+    Attributes:
+      record: as in the manifest it came from, its numbers of variables without meaning here.
+      bytecode: the content of its file.
+      variables: what it takes before the inputs.
+      updates: what it returns anew before the outputs.
+    """
+
+    record: ProgramRecord
+    bytecode: bytes
+    variables: Sequence[Variable]
+    updates: Sequence[Variable]
+
+
+@dataclass(frozen=True)
+class StoredConcrete:
+    """A concrete function with its programs, in the order of its record's numbers."""
+
+    record: ConcreteRecord
+    programs: Sequence[StoredProgram]
+
+
+@dataclass(frozen=True)
+class StoredFunction:
+    """A loaded function as it can be saved again."""
+
+    name: str
+    doc: str | None
+    parameters: Sequence[Parameter]
+    concrete: Sequence[StoredConcrete]
+
+
+class Storable(Protocol):
+    """What a loaded function offers to those who save it again."""
+
+    @property
+    def __exporter_stored__(self) -> StoredFunction: ...

@@ -1,0 +1,236 @@
+"""The functions of an artifact, gathered and lowered before anything is written."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from exporter.artifact import manifest as records
+from exporter.artifact.layout import PROGRAMS
+from exporter.artifact.stored import StoredConcrete, StoredFunction
+from exporter.errors import TrackingError
+from exporter.staging.functions import Function
+from exporter.staging.inputs import is_array_like
+from exporter.staging.lowering import LoweredProgram, lower
+from exporter.staging.tracing import ConcreteFunction, trace
+from exporter.staging.tracking import TrackedGraph, dotted
+from exporter.variable import Variable
+from signatures.arguments import REQUIRED, Parameter
+from signatures.spec import TensorSpec
+from signatures.tree import flatten
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """How an artifact is written.
+
+    Attributes:
+      max_constant_bytes: the largest array that may be part of a program because a function uses
+        it and the object does not hold it.
+      stablehlo_version: the version of StableHLO that programs are written in, for example
+        `"1.0.0"`. `"oldest"` is the oldest one that can express each program.
+      debug_info: whether programs keep the file names and lines of the code they came from. This
+        makes them about three times as large.
+    """
+
+    max_constant_bytes: int = 2**20
+    stablehlo_version: str = "oldest"
+    debug_info: bool = False
+
+
+@dataclass
+class Draft:
+    """The functions of an artifact, gathered before anything is written."""
+
+    graph: TrackedGraph
+    platforms: tuple[str, ...]
+    options: SaveOptions
+    functions: list[records.FunctionRecord] = field(default_factory=list)
+    sources: list[ConcreteFunction | StoredConcrete] = field(default_factory=list)
+    concrete: list[records.ConcreteRecord] = field(default_factory=list)
+    programs: list[records.ProgramRecord] = field(default_factory=list)
+    bytecode: list[bytes] = field(default_factory=list)
+    numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
+    kept: list[int] = field(default_factory=list)
+    _known: dict[object, list[int]] = field(default_factory=dict)
+
+    def add_function(self, function: object, path: str) -> None:
+        """A function of the object tree, with each type of arguments it is saved for."""
+        indices = self.add_sources(function)
+        if not indices:
+            warnings.warn(
+                f"{path} has no input_signature and was never called, so it will not be callable "
+                "when loaded. Decorate it with @exporter.function(input_signature=[...]), or call "
+                "it before saving.",
+                stacklevel=3,
+            )
+        name, doc, parameters = _described(function)
+        self.functions.append(
+            records.FunctionRecord(name, list(map(_parameter_record, parameters)), indices, doc)
+        )
+
+    def add_sources(self, function: object) -> list[int]:
+        """The numbers of the concrete functions of a function, which is traced only once."""
+        if function not in self._known:
+            found = self._sources_of(function)
+            self._known[function] = list(range(len(self.sources), len(self.sources) + len(found)))
+            self.sources += found
+        return self._known[function]
+
+    def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
+        if isinstance(function, Function):
+            return [
+                trace(function.subject, inputs, self.graph) for inputs in function.recorded_inputs()
+            ]
+        if isinstance(function, ConcreteFunction):
+            return [function]
+        stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
+        return stored.concrete
+
+    def lower_all(self) -> None:
+        """Number the variables, then make a program of each trace."""
+        self._number_variables()
+        for source in self.sources:
+            first = len(self.programs)
+            if isinstance(source, ConcreteFunction):
+                self._lower(source)
+            else:
+                self._adopt(source)
+            programs = list(range(first, len(self.programs)))
+            self.concrete.append(_concrete_record(source, programs))
+
+    def _number_variables(self) -> None:
+        """Each place gets the number of its variable: one array in two places is one variable.
+
+        Unless a function assigns one of the places: from then on they hold different arrays.
+        """
+        assigned = {
+            source.graph.variables[index].place.key
+            for source in self.sources
+            if isinstance(source, ConcreteFunction)
+            for variant in source.variants
+            for index in variant.writes
+        }
+        by_array: dict[int, int] = {}
+        for index, variable in enumerate(self.graph.variables):
+            key = variable.place.key
+            same = by_array.get(id(variable.read())) if variable.shareable else None
+            if same is None or key in assigned:
+                same = len(self.kept)
+                self.kept.append(index)
+                if variable.shareable and key not in assigned:
+                    by_array[id(variable.read())] = same
+            self.numbers[key] = same
+
+    def _lower(self, source: ConcreteFunction) -> None:
+        numbers: dict[int, int] = {}
+        used = {i for variant in source.variants for i in (*variant.reads, *variant.writes)}
+        for index in sorted(used):
+            variable = source.graph.variables[index]
+            if variable.place.key not in self.numbers:
+                raise _untracked(source.name, dotted(variable.path))
+            numbers[index] = self.numbers[variable.place.key]
+        for variant in source.variants:
+            program = lower(
+                variant,
+                source.name,
+                self.platforms,
+                numbers=numbers,
+                target=self.options.stablehlo_version,
+                keep_locations=self.options.debug_info,
+                max_constant_bytes=self.options.max_constant_bytes,
+            )
+            self._add_program(_program_record(program), program.bytecode, source.name)
+
+    def _adopt(self, source: StoredConcrete) -> None:
+        for program in source.programs:
+            record = msgspec.structs.replace(
+                program.record,
+                variables=[self._number_of(box, source) for box in program.variables],
+                updates=[self._number_of(box, source) for box in program.updates],
+            )
+            self._add_program(record, program.bytecode, source.record.name)
+
+    def _number_of(self, box: Variable, source: StoredConcrete) -> int:
+        key = ("variable", id(box), 0)
+        if key not in self.numbers:
+            raise _untracked(source.record.name, box.name or "a variable")
+        return self.numbers[key]
+
+    def _add_program(self, record: records.ProgramRecord, bytecode: bytes, name: str) -> None:
+        stem = re.sub(r"\W+", "_", name) or "function"
+        taken = {program.file for program in self.programs}
+        choices = (f"{stem}{f'-{n}' if n else ''}" for n in range(len(taken) + 1))
+        files = (f"{PROGRAMS}/{choice}.mlirbc" for choice in choices)
+        file = next(file for file in files if file not in taken)
+        self.programs.append(msgspec.structs.replace(record, file=file))
+        self.bytecode.append(bytecode)
+
+
+def _untracked(function: str, variable: str) -> TrackingError:
+    return TrackingError(
+        f"{function} uses {variable}, which is not part of the saved object, so its value would be "
+        "lost. Assign what holds it to an attribute of the object."
+    )
+
+
+def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
+    if isinstance(function, Function):
+        return function.subject.name, function.subject.doc, function.subject.parameters
+    if isinstance(function, ConcreteFunction):
+        return function.name, function.doc, function.parameters
+    stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
+    return stored.name, stored.doc, stored.parameters
+
+
+def _parameter_record(parameter: Parameter) -> records.ParameterRecord:
+    if parameter.default is REQUIRED:
+        return records.parameter_record(parameter, None, [])
+    structure, arrays = flatten(parameter.default, is_array_like)
+    return records.parameter_record(parameter, structure, [np.asarray(a) for a in arrays])
+
+
+def _concrete_record(
+    source: ConcreteFunction | StoredConcrete, programs: list[int]
+) -> records.ConcreteRecord:
+    if isinstance(source, StoredConcrete):
+        return msgspec.structs.replace(source.record, programs=programs)
+    signature = source.signature
+    return records.ConcreteRecord(
+        name=source.name,
+        inputs=[
+            records.tensor_record(spec, signature.defaults.get(name))
+            for name, spec in signature.inputs.items()
+        ],
+        outputs=[records.tensor_record(spec) for spec in signature.outputs.values()],
+        arguments={name: records.part_of(part) for name, part in source.arguments.items()},
+        result=records.part_of(source.result),
+        programs=programs,
+        signature_problem=source.signature_problem,
+        untraced=[records.UntracedRecord(list(r), reason) for r, reason in source.untraced],
+        notes=list(source.notes),
+    )
+
+
+def _program_record(program: LoweredProgram) -> records.ProgramRecord:
+    def tensor(spec: TensorSpec) -> records.PlainTensorRecord:
+        return records.PlainTensorRecord(spec.dtype.name, list(spec.shape or ()))
+
+    return records.ProgramRecord(
+        file="",
+        stablehlo_version=program.stablehlo_version,
+        platforms=list(program.platforms),
+        calling_convention_version=program.calling_convention_version,
+        kept_inputs=list(program.kept_inputs),
+        uses_global_constants=program.uses_global_constants,
+        custom_calls=list(program.custom_calls),
+        variables=list(program.variables),
+        updates=list(program.updates),
+        inputs=[tensor(spec) for spec in program.inputs],
+        outputs=[tensor(spec) for spec in program.outputs],
+        dims=[records.dim_record(dim) for dim in program.dims],
+        ranks=list(program.ranks),
+    )

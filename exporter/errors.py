@@ -1,0 +1,71 @@
+"""Every error of the package, as a tree.
+
+ExporterError                       (from `signatures.errors`, with the errors of calls)
+├── TrackingError                   (ValueError)         the object's state cannot be followed
+├── TracingError                    (ValueError)         a function cannot be traced
+├── LoweringError                   (ValueError)         a trace cannot become a program
+├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
+│   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
+│   ├── ArtifactExistsError         (FileExistsError)    something is there already
+│   ├── FormatVersionError                               written in a format we do not read
+│   └── UnsafeProgramError                               a program calls unknown native code
+├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
+├── StateError                      (RuntimeError)       a variable cannot take or give a value
+└── MissingExtraError               (ImportError)        an optional dependency is not installed
+"""
+
+from collections.abc import Iterable
+
+from signatures.errors import ExporterError
+
+
+class TrackingError(ExporterError, ValueError):
+    """The state of an object cannot be followed, or a function uses state outside of it."""
+
+
+class TracingError(ExporterError, ValueError):
+    """A function cannot be traced with its input specs."""
+
+
+class LoweringError(ExporterError, ValueError):
+    """A traced function cannot become a portable program."""
+
+
+class ArtifactError(ExporterError, ValueError):
+    """A folder is not a sound artifact.
+
+    Attributes:
+      problems: one line for each thing that is wrong, naming its file.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
+    """There is no artifact at the path."""
+
+
+class ArtifactExistsError(ArtifactError, FileExistsError):
+    """Something is at the path already, and it was not to be replaced."""
+
+
+class FormatVersionError(ArtifactError):
+    """The artifact is written in a format that this version does not read."""
+
+
+class UnsafeProgramError(ArtifactError):
+    """A program calls native code that nobody has vouched for."""
+
+
+class IncompatibleRuntimeError(ExporterError, RuntimeError):
+    """This machine or process cannot run the artifact."""
+
+
+class StateError(ExporterError, RuntimeError):
+    """A variable cannot take the value that it is given, or has none to give."""
+
+
+class MissingExtraError(ExporterError, ImportError):
+    """An optional dependency is not installed. The message says which command installs it."""

@@ -1,0 +1,153 @@
+"""The private parts of JAX that the project rests on, all of them here.
+
+- `jaxlib._jax.mlir.serialize_portable_artifact` and its inverse, by way of `jax._src.lib`: JAX
+  writes and reads its own exports with them. The public-looking functions of the StableHLO dialect
+  fail on linear algebra, whose modules carry attributes of a dialect they do not register. When
+  they go, those of the dialect will do by then.
+- `jax._src.interpreters.mlir`: a context that knows every dialect a module may use.
+- `jax._src.export._export`: the custom calls whose meaning JAX promises to keep. When it goes, a
+  list of our own takes its place.
+- `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
+- the fields of `jax.export.Exported`: bytecode from another release is called by putting it into
+  an export of the running one. When that ends, jaxlib calls portable artifacts itself.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+from jax import export
+from jax._src import source_info_util
+from jax._src.export import _export
+from jax._src.interpreters import mlir
+from jax._src.lib import _jax
+from jaxlib.mlir import passmanager
+from jaxlib.mlir.dialects import stablehlo
+
+from signatures.dtypes import KeyType
+from signatures.spec import Dim, TensorSpec, storage_shape
+
+# The custom calls whose meaning JAX promises to keep.
+STABLE_CUSTOM_CALLS = frozenset(_export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE)
+
+_CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(?:\"([^\"]+)\"|([\w$.]+))")
+
+
+def newest_stablehlo() -> str:
+    """The newest StableHLO version that this JAX reads and writes."""
+    return str(stablehlo.get_current_version())
+
+
+def portable_bytecode(text: str, target: str) -> bytes:
+    """A module as portable bytecode of one StableHLO version.
+
+    Raises:
+      ValueError: if that version cannot express the program.
+    """
+    try:
+        return bytes(_jax.mlir.serialize_portable_artifact(text, target, True))
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def module_text(exported: export.Exported, *, keep_locations: bool) -> str:
+    """The module of an export as text that `portable_bytecode` takes.
+
+    Args:
+      exported: what JAX exported.
+      keep_locations: whether each operation still says which line of which file it came from.
+    """
+    with mlir.make_ir_context():
+        module = _jax.mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
+        if keep_locations:
+            return str(module.operation.get_asm(enable_debug_info=True))
+        passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+        return mlir.module_to_string(module)
+
+
+def custom_calls(bytecode: bytes) -> tuple[str, ...]:
+    """The native functions that a program calls by name, sorted.
+
+    Raises:
+      ValueError: if the bytes are not a program that this JAX can read.
+    """
+    with mlir.make_ir_context():
+        try:
+            text = mlir.module_to_string(_jax.mlir.deserialize_portable_artifact(bytecode))
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+    return tuple(sorted({quoted or bare for quoted, bare in _CUSTOM_CALL.findall(text)}))
+
+
+def user_line(equation: jax.extend.core.JaxprEqn) -> str:
+    """The file and line of the user's code that an equation came from."""
+    frame = source_info_util.user_frame(equation.source_info.traceback)
+    return f"{frame.file_name}:{frame.start_line}" if frame else "an unknown line"
+
+
+def symbolic_scope(dims: Sequence[Dim]) -> export.SymbolicScope:
+    """A scope in which each dimension has its bounds. JAX has no size 0: the least is 1."""
+    constraints = []
+    for dim in dims:
+        constraints.append(f"{dim.name} >= {max(dim.min or 1, 1)}")
+        if dim.max is not None:
+            constraints.append(f"{dim.name} <= {dim.max}")
+        if dim.multiple_of is not None and dim.multiple_of > 1:
+            constraints.append(f"mod({dim.name}, {dim.multiple_of}) == 0")
+    return export.SymbolicScope(constraints)
+
+
+def symbolic_struct(spec: TensorSpec, scope: export.SymbolicScope) -> jax.ShapeDtypeStruct:
+    """The plain array that carries an array of this spec, its named axes symbolic."""
+    assert spec.shape is not None
+    axes = tuple(_symbol(axis, scope) for axis in spec.shape)
+    if isinstance(spec.dtype, KeyType):
+        return jax.ShapeDtypeStruct(storage_shape(axes, spec.dtype), jnp.uint32)
+    return jax.ShapeDtypeStruct(axes, spec.dtype)
+
+
+def _symbol(axis: int | str | None, scope: export.SymbolicScope) -> int:
+    if isinstance(axis, int):
+        return axis
+    assert axis is not None
+    return export.symbolic_shape(axis, scope=scope)[0]  # type: ignore[return-value]  # as an int
+
+
+def rebuild(
+    name: str,
+    bytecode: bytes,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+    platforms: Sequence[str],
+    calling_convention_version: int,
+    kept_inputs: Sequence[int],
+    uses_global_constants: bool,
+) -> Callable[..., Sequence[jax.Array]]:
+    """A callable that takes and returns flat arrays, from bytecode of any JAX.
+
+    A stub with the same inputs and outputs is exported by the running JAX, and its module is
+    exchanged for the stored one. So only the fields below have to stay, not the constructor of
+    `Exported`, which changes between releases.
+    """
+    scope = symbolic_scope(dims)
+    structs = [symbolic_struct(spec, scope) for spec in inputs]
+    results = [symbolic_struct(spec, scope) for spec in outputs]
+
+    def stub(*_: jax.Array) -> list[jax.Array]:
+        return [jnp.zeros(result.shape, result.dtype) for result in results]
+
+    exported = export.export(jax.jit(stub, keep_unused=True), platforms=["cpu"])(*structs)
+    return dataclasses.replace(
+        exported,
+        fun_name=name,
+        platforms=tuple(platforms),
+        mlir_module_serialized=bytecode,
+        calling_convention_version=calling_convention_version,
+        module_kept_var_idx=tuple(kept_inputs),
+        uses_global_constants=uses_global_constants,
+    ).call

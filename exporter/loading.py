@@ -1,0 +1,125 @@
+"""From an artifact to a model that can be called: the whole lower line of the map, on one page."""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from exporter.artifact import manifest as records
+from exporter.artifact.layout import inside
+from exporter.artifact.layout import verify as verify_files
+from exporter.artifact.variables import read_variables
+from exporter.errors import ArtifactNotFoundError
+from exporter.runtime.compat import check_program, check_runtime
+from exporter.runtime.model import (
+    LoadedConcrete,
+    LoadedFunction,
+    LoadedModel,
+    LoadedSignature,
+    Signatures,
+)
+from exporter.runtime.programs import LoadedProgram
+from exporter.runtime.tree import build
+from exporter.variable import Variable
+from signatures.spec import TensorSpec
+
+
+def load(
+    path: str | os.PathLike[str], *, device: jax.Device | None = None, verify: bool = True
+) -> LoadedModel:
+    """The model in the folder `path`. None of the code that made it is needed.
+
+    Programs are compiled when they are first called. Nothing that was in the folder runs before.
+
+    Args:
+      path: an artifact.
+      device: where the variables are put. `None` takes JAX's default device.
+      verify: whether the digest of every file is checked first.
+
+    Raises:
+      ArtifactNotFoundError: if there is no artifact at `path`.
+      FormatVersionError: if it is of a format that this version does not read.
+      ArtifactError: if a file is missing or damaged, naming it.
+      UnsafeProgramError: if a program calls native code nobody has vouched for.
+      IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+    """
+    folder = Path(path)
+    manifest = records.read(folder)
+    if verify:
+        verify_files(folder, manifest.files)
+    check_runtime(manifest, folder)
+    bytecode = [_read_program(folder, record) for record in manifest.programs]
+    sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
+    values = read_variables(folder, manifest.variables, sharding)
+    variables = [
+        Variable(value, record.trainable, "/".join(record.key), collection=record.collection)
+        for record, value in zip(manifest.variables, values, strict=True)
+    ]
+    return _assemble(manifest, bytecode, variables)
+
+
+def _read_program(folder: Path, record: records.ProgramRecord) -> bytes:
+    file = inside(folder, record.file)
+    try:
+        bytecode = file.read_bytes()
+    except FileNotFoundError as error:
+        raise ArtifactNotFoundError(f"{file} is missing.") from error
+    check_program(bytecode, file)
+    return bytecode
+
+
+def _assemble(
+    manifest: records.Manifest, bytecode: Sequence[bytes], variables: Sequence[Variable]
+) -> LoadedModel:
+    lock = threading.RLock()
+    specs = [TensorSpec(record.shape, record.dtype) for record in manifest.variables]
+    concrete = []
+    for index, record in enumerate(manifest.concrete_functions):
+        programs = [
+            LoadedProgram(
+                record.name,
+                program := manifest.programs[number],
+                bytecode[number],
+                [specs[variable] for variable in program.variables],
+                [specs[variable] for variable in program.updates],
+            )
+            for number in record.programs
+        ]
+        signature = manifest.signature(index)
+        concrete.append(LoadedConcrete(record, signature, programs, variables, lock))
+    functions = [
+        LoadedFunction(
+            record.name,
+            record.doc,
+            records.parameters_of(record.parameters),
+            [concrete[number] for number in record.concrete],
+        )
+        for record in manifest.functions
+    ]
+    signatures = {
+        name: LoadedSignature(name, concrete[number], _owner(number, manifest, functions, concrete))
+        for name, number in manifest.signatures.items()
+    }
+    model = build(manifest.nodes, variables, functions)
+    model.__dict__["__variables__"] = [
+        (tuple(record.key), variable)
+        for record, variable in zip(manifest.variables, variables, strict=True)
+    ]
+    model.__dict__["__signatures__"] = Signatures(signatures, manifest.signature_note)
+    model.__dict__["__manifest__"] = manifest
+    return model
+
+
+def _owner(
+    number: int,
+    manifest: records.Manifest,
+    functions: Sequence[LoadedFunction],
+    concrete: Sequence[LoadedConcrete],
+) -> LoadedFunction:
+    """The function that a signature's concrete function belongs to, attached or not."""
+    for record, function in zip(manifest.functions, functions, strict=True):
+        if number in record.concrete:
+            return function
+    return LoadedFunction(concrete[number].record.name, None, [], [concrete[number]])

@@ -1,0 +1,1 @@
+"""Call what was loaded."""

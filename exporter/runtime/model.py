@@ -1,0 +1,506 @@
+"""A loaded model: attributes, functions and signatures, and the write-back of their state."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from exporter.artifact.manifest import ConcreteRecord, Manifest, structure_of
+from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
+from exporter.errors import StateError
+from exporter.runtime.programs import LoadedProgram
+from exporter.variable import Variable, get_raw, set_raw
+from signatures.arguments import (
+    Parameter,
+    bind_arguments,
+    call_arguments,
+    match,
+    python_signature,
+)
+from signatures.binding import bind, bind_values, solve
+from signatures.dtypes import KeyType, as_dtype
+from signatures.errors import BindError
+from signatures.resolver import resolve_call
+from signatures.signature import Signature
+from signatures.spec import TensorSpec
+from signatures.tree import unflatten
+
+
+class LoadedConcrete:
+    """One concrete function: what runs when a function or signature is called."""
+
+    def __init__(
+        self,
+        record: ConcreteRecord,
+        signature: Signature,
+        programs: Sequence[LoadedProgram],
+        variables: Sequence[Variable],
+        lock: threading.RLock,
+    ) -> None:
+        """A concrete function.
+
+        Args:
+          record: the manifest's entry.
+          signature: its inputs and outputs.
+          programs: its programs, one for each choice of ranks.
+          variables: all variables of the model, by number.
+          lock: held while state is read and written back.
+        """
+        self.record = record
+        self.signature = signature
+        self.arguments = {name: structure_of(part) for name, part in record.arguments.items()}
+        self.result = structure_of(record.result)
+        self.programs = {tuple(program.record.ranks): program for program in programs}
+        self._reads = {
+            ranks: [variables[number] for number in program.record.variables]
+            for ranks, program in self.programs.items()
+        }
+        self._writes = {
+            ranks: [variables[number] for number in program.record.updates]
+            for ranks, program in self.programs.items()
+        }
+        self._open = [
+            position
+            for position, spec in enumerate(signature.inputs.values())
+            if spec.shape is None
+        ]
+        self._lock = lock
+
+    def run(self, values: Sequence[object]) -> list[object]:
+        """The outputs for arrays that fit the signature. State is written back."""
+        ranks = tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
+        program = self.programs.get(ranks)
+        if program is None:
+            raise self._untraced(ranks, values)
+        plain = [to_words(value) for value in values]
+        if any(0 in value.shape for value in plain):
+            empty = self._without_elements(program, plain)
+            if empty is not None:
+                return _restored(empty, program.outputs)
+        reads, writes = self._reads[ranks], self._writes[ranks]
+        if any(isinstance(value, jax.core.Tracer) for value in (*plain, *map(get_raw, reads))):
+            return self._run_traced(program, plain, reads, writes)
+        with self._lock:
+            state = [to_words(get_raw(variable)) for variable in reads]
+            results = program.call(*state, *plain)
+            for variable, value in zip(writes, results, strict=False):
+                set_raw(variable, _as_dtype(value, as_dtype(get_raw(variable).dtype)))
+        return _restored(results[len(writes) :], program.outputs)
+
+    def _run_traced(
+        self,
+        program: LoadedProgram,
+        plain: Sequence[jax.Array],
+        reads: Sequence[Variable],
+        writes: Sequence[Variable],
+    ) -> list[object]:
+        """Inside another trace: its own variables must be part of that trace to be changed."""
+        state = [to_words(variable.value) for variable in reads]
+        results = program.call_traced(*state, *plain)
+        for variable, value in zip(writes, results, strict=False):
+            variable.value = _as_dtype(value, as_dtype(variable.dtype))
+        return _restored(results[len(writes) :], program.outputs)
+
+    def _without_elements(
+        self, program: LoadedProgram, values: Sequence[jax.Array]
+    ) -> list[jax.Array] | None:
+        """The outputs for an axis of size 0, which no program was traced with, or an error."""
+        pairs = zip(program.inputs, (value.shape for value in values), strict=True)
+        sizes, _ = solve([(s, shape[: len(s.shape or ())]) for s, shape in pairs])
+        zeros = [name for name, size in sizes.items() if size == 0]
+        if not zeros:
+            return None
+        empty = program.empty_outputs(sizes)
+        if empty is None:
+            shown = [name for name in zeros if not name.startswith("_")] or ["an axis"]
+            raise BindError(
+                f"{shown[0]} has size 0, and {self.signature.name!r} has a result for sizes of at "
+                f"least 1 only.\nThe signature is {self.signature}."
+            )
+        return empty
+
+    def _untraced(self, ranks: tuple[int, ...], values: Sequence[object]) -> BindError:
+        names = list(self.signature.inputs)
+        given = ", ".join(
+            f"{names[p]} with {len(values[p].shape)} axes"  # type: ignore[attr-defined]  # arrays
+            for p in self._open
+        )
+        reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
+        known = ", ".join(str(r[0] if len(r) == 1 else r) for r in self.programs)
+        return BindError(
+            f"{self.signature.name!r} has no program for {given}; it has programs for {known} axes."
+            + (f" Tracing it failed with: {reason}" if reason else "")
+        )
+
+
+class LoadedSignature:
+    """A signature: named arrays in, named arrays out.
+
+    Attributes:
+      name: the name it was saved under.
+      signature: its inputs, outputs, defaults and bounds, as plain data.
+    """
+
+    def __init__(self, name: str, concrete: LoadedConcrete, function: "LoadedFunction") -> None:
+        """The signature of that name on a concrete function."""
+        self.name = name
+        found = concrete.signature
+        self.signature = Signature(name, found.inputs, found.outputs, found.defaults)
+        self._concrete = concrete
+        self._function = function
+
+    @property
+    def structured_input_signature(self) -> tuple[tuple[()], dict[str, TensorSpec]]:
+        """No positional arguments, and a spec for each keyword."""
+        return (), dict(self.signature.inputs)
+
+    @property
+    def structured_outputs(self) -> dict[str, TensorSpec]:
+        """A spec for each output."""
+        return dict(self.signature.outputs)
+
+    def __call__(self, *args: object, **kwargs: object) -> dict[str, Any]:
+        """The named outputs for named inputs; a single input may be given by position.
+
+        Raises:
+          BindError: naming every input that is missing, unknown or does not fit.
+        """
+        bound = bind(self.signature, args, kwargs)
+        outputs = self._concrete.run(bound.values)
+        return dict(zip(self.signature.outputs, outputs, strict=True))
+
+    @property
+    def __exporter_stored__(self) -> StoredFunction:
+        stored = self._function.__exporter_stored__
+        index = self._function.concrete.index(self._concrete)
+        return StoredFunction(stored.name, stored.doc, stored.parameters, [stored.concrete[index]])
+
+    def __repr__(self) -> str:
+        return f"<LoadedSignature {self.signature}>"
+
+
+class LoadedFunction:
+    """A function of the saved object, called as the original was.
+
+    Attributes:
+      concrete: what it was saved for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        doc: str | None,
+        parameters: Sequence[Parameter],
+        concrete: Sequence[LoadedConcrete],
+    ) -> None:
+        """A function with what it was saved for."""
+        self.__name__ = self.__qualname__ = name
+        self.__doc__ = doc
+        self.__signature__ = python_signature(parameters)
+        self.concrete = tuple(concrete)
+        self._parameters = tuple(parameters)
+
+    @property
+    def signature(self) -> Signature:
+        """Its named inputs and outputs, of the first type of arguments it was saved for."""
+        return self._first.signature
+
+    @property
+    def structured_input_signature(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The positional and keyword arguments, each array as its spec."""
+        first = self._first
+        return call_arguments(
+            self._parameters, first.arguments, list(first.signature.inputs.values())
+        )
+
+    @property
+    def structured_outputs(self) -> object:
+        """What it returns, each array as its spec."""
+        return unflatten(self._first.result, list(self._first.signature.outputs.values()))
+
+    @property
+    def _first(self) -> LoadedConcrete:
+        if not self.concrete:
+            raise self._never_saved()
+        return self.concrete[0]
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Call it with the arguments of the original.
+
+        Raises:
+          BindError: if they do not fit, saying what was expected and what was given.
+        """
+        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        if len(self.concrete) == 1:
+            concrete = self.concrete[0]
+            leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
+            if problems:
+                raise self._refused(concrete, problems)
+            bound = bind_values(concrete.signature, leaves).values
+        else:
+            concrete, bound = self._choose(values)
+        return unflatten(concrete.result, concrete.run(bound))
+
+    def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Sequence[object]]:
+        """The most specific concrete function that fits: fewest conversions, then free axes."""
+        if not self.concrete:
+            raise self._never_saved()
+        fitting = []
+        refusals = []
+        for order, concrete in enumerate(self.concrete):
+            leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
+            if not problems:
+                try:
+                    bound = bind_values(concrete.signature, leaves).values
+                except BindError as error:
+                    problems = list(error.problems)
+                else:
+                    converted = sum(not hasattr(leaf, "dtype") for leaf in leaves)
+                    rank = (converted, _openness(concrete.signature), order)
+                    fitting.append((rank, concrete, bound))
+            refusals.append((concrete, problems))
+        if not fitting:
+            raise self._no_match(refusals)
+        _, concrete, bound = min(fitting, key=lambda one: one[0])
+        return concrete, bound
+
+    def _refused(self, concrete: LoadedConcrete, problems: Sequence[str]) -> BindError:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        return BindError(
+            f"arguments do not fit {self.__name__}{self.__signature__}:{lines}\n"
+            f"The signature is {concrete.signature}.",
+            problems,
+        )
+
+    def _no_match(self, refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]]) -> BindError:
+        lines = [
+            f"no type of arguments that {self.__name__}{self.__signature__} was saved for fits:"
+        ]
+        for number, (concrete, problems) in enumerate(refusals, 1):
+            lines.append(f"  option {number}: {concrete.signature}")
+            lines += [f"    {problem}" for problem in problems]
+        return BindError("\n".join(lines), [p for _, problems in refusals for p in problems])
+
+    def _never_saved(self) -> BindError:
+        return BindError(
+            f"{self.__name__}{self.__signature__} cannot be called: when the model was saved, it "
+            "had no input_signature and had never been called, so there is no program for it."
+        )
+
+    @property
+    def __exporter_stored__(self) -> StoredFunction:
+        return StoredFunction(
+            self.__name__,
+            self.__doc__,
+            self._parameters,
+            [
+                StoredConcrete(
+                    concrete.record,
+                    [
+                        StoredProgram(
+                            program.record,
+                            program.bytecode,
+                            concrete._reads[ranks],
+                            concrete._writes[ranks],
+                        )
+                        for ranks, program in concrete.programs.items()
+                    ],
+                )
+                for concrete in self.concrete
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return f"<LoadedFunction {self.__name__}{self.__signature__}>"
+
+
+class LoadedObject:
+    """An object of the saved tree: its variables, functions and parts are its attributes."""
+
+    def __init__(self, class_name: str) -> None:
+        """An object without attributes yet."""
+        self.__dict__["__class_name__"] = class_name
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Call the object's own `__call__`, if it was decorated."""
+        call = self.__dict__.get("__call__")
+        if call is None:
+            raise TypeError(
+                f"this {self.__dict__['__class_name__']} cannot be called: its __call__ was not "
+                f"decorated when it was saved. It has {self._listed() or 'no functions'}."
+            )
+        return call(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"this {self.__dict__.get('__class_name__', 'object')} has no attribute {name!r}. "
+            f"It has {self._listed() or 'none'}. Only variables, decorated functions and the "
+            "objects that hold them are saved."
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        old = self.__dict__.get(name)
+        if isinstance(old, Variable) and not isinstance(value, Variable):
+            raise StateError(
+                f"{name} is a Variable: assign its value, as in model.{name}.value = ..."
+            )
+        object.__setattr__(self, name, value)
+
+    def _listed(self) -> str:
+        return ", ".join(n for n in self.__dict__ if n == "__call__" or not n.startswith("__"))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.__dict__['__class_name__']}: {self._listed()}>"
+
+
+class Signatures(Mapping[str, LoadedSignature]):
+    """The signatures of a loaded model by name. It cannot be changed."""
+
+    def __init__(self, signatures: Mapping[str, LoadedSignature], note: str | None) -> None:
+        """The signatures, and what to tell those who ask for one that is not there."""
+        self._signatures = dict(signatures)
+        self._note = note
+
+    def __getitem__(self, name: str) -> LoadedSignature:
+        return resolve_call(self._signatures, name, self._note)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._signatures)
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  {one.signature}" for one in self._signatures.values())
+        return f"<Signatures{lines or ': none'}>"
+
+
+class LoadedModel(LoadedObject):
+    """A model without its code: attributes as they were, signatures by name.
+
+    Its own books are attributes with names in double underscores, so that they are in nobody's way
+    and are not taken for parts of the model when it is saved again.
+    """
+
+    @property
+    def signatures(self) -> Signatures:
+        """The signatures by name."""
+        return self.__dict__["__signatures__"]  # type: ignore[no-any-return]  # set when loaded
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything the artifact says about itself."""
+        return self.__dict__["__manifest__"]  # type: ignore[no-any-return]  # set when loaded
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The arrays, as nested dicts by attribute path. Assigning replaces the values.
+
+        Raises:
+          StateError: on assigning a tree with other names, shapes or dtypes.
+        """
+        return _tree(self.__dict__["__variables__"], lambda _: True)
+
+    @variables.setter
+    def variables(self, tree: Mapping[str, Any]) -> None:
+        _assign(self.__dict__["__variables__"], tree, lambda _: True)
+
+    @property
+    def trainable_variables(self) -> dict[str, Any]:
+        """The arrays that an optimiser should change, likewise."""
+        return _tree(self.__dict__["__variables__"], lambda variable: variable.trainable)
+
+    @trainable_variables.setter
+    def trainable_variables(self, tree: Mapping[str, Any]) -> None:
+        _assign(self.__dict__["__variables__"], tree, lambda variable: variable.trainable)
+
+    @property
+    def __exporter_signatures__(self) -> tuple[Mapping[str, LoadedSignature], str | None]:
+        return self.signatures, self.manifest.signature_note
+
+    def __repr__(self) -> str:
+        lines = [super().__repr__()[:-1]]
+        lines += [f"  {signature.signature}" for signature in self.signatures.values()]
+        variables = self.__dict__["__variables__"]
+        count = sum(variable.size for _, variable in variables)
+        return "\n".join([*lines, f"  {len(variables)} variables, {count:,} elements>"])
+
+
+def to_words(value: object) -> jax.Array:
+    """The plain array for a value: keys as the words they are made of, everything else as it is."""
+    if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return jax.random.key_data(value)
+        return value
+    return value  # type: ignore[return-value]  # NumPy arrays go to the device inside the call
+
+
+def _as_dtype(value: jax.Array, dtype: object) -> jax.Array:
+    if isinstance(dtype, KeyType):
+        return jax.random.wrap_key_data(value, impl=dtype.implementation)
+    return value
+
+
+def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
+    return [_as_dtype(value, spec.dtype) for value, spec in zip(results, specs, strict=True)]
+
+
+def _openness(signature: Signature) -> int:
+    """How much a signature leaves open: axes of any size, and more for any number of axes."""
+    return sum(
+        100 if spec.shape is None else sum(not isinstance(axis, int) for axis in spec.shape)
+        for spec in signature.inputs.values()
+    )
+
+
+def _tree(
+    variables: Sequence[tuple[Sequence[str], Variable]], keep: Callable[[Variable], bool]
+) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, variable in variables:
+        if keep(variable):
+            inner = tree
+            for part in key[:-1]:
+                inner = inner.setdefault(part, {})
+            inner[key[-1]] = variable.value
+    return tree
+
+
+def _assign(
+    variables: Sequence[tuple[Sequence[str], Variable]],
+    tree: Mapping[str, Any],
+    keep: Callable[[Variable], bool],
+) -> None:
+    given = dict(_leaves(tree, ()))
+    wanted = {tuple(key): variable for key, variable in variables if keep(variable)}
+    problems = [f"{'/'.join(key)}: missing" for key in wanted if key not in given]
+    problems += [f"{'/'.join(key)}: not a variable" for key in given if key not in wanted]
+    for key, variable in wanted.items():
+        value = given.get(key)
+        if key in given and not _same_type(variable, value):
+            problems.append(
+                f"{'/'.join(key)}: expected {variable.dtype.name}{list(variable.shape)}, got "
+                f"{getattr(value, 'dtype', type(value).__name__)}{list(getattr(value, 'shape', ()))}"
+            )
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise StateError(f"the values do not fit the variables:{lines}")
+    for key, variable in wanted.items():
+        variable.value = given[key]  # type: ignore[assignment]  # checked above
+
+
+def _same_type(variable: Variable, value: object) -> bool:
+    return (
+        getattr(value, "shape", None) == variable.shape
+        and getattr(value, "dtype", None) == variable.dtype
+    )
+
+
+def _leaves(tree: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    if isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from _leaves(item, (*path, str(key)))
+    else:
+        yield path, tree

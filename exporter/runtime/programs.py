@@ -1,0 +1,89 @@
+"""Bytecode and manifest back into something JAX can call."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import jax
+
+from exporter.artifact.manifest import ProgramRecord, dim_of, spec_of
+from exporter.jax_internals import rebuild
+from signatures.spec import TensorSpec, storage_shape
+
+
+class LoadedProgram:
+    """One program, made callable when it is first called and compiled once for each shape.
+
+    Attributes:
+      record: the manifest's entry.
+      bytecode: the content of its file.
+      inputs: the inputs, every axis a size or a symbol.
+      outputs: the outputs likewise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        record: ProgramRecord,
+        bytecode: bytes,
+        state: Sequence[TensorSpec],
+        updates: Sequence[TensorSpec],
+    ) -> None:
+        """A program of that name.
+
+        Args:
+          name: what the function is called, for messages.
+          record: the manifest's entry.
+          bytecode: the content of its file.
+          state: the variables that it takes before the inputs.
+          updates: the variables that it returns anew before the outputs.
+        """
+        self.record = record
+        self.bytecode = bytecode
+        self.inputs = tuple(spec_of(tensor) for tensor in record.inputs)
+        self.outputs = tuple(spec_of(tensor) for tensor in record.outputs)
+        self._name = name
+        self._state = tuple(state)
+        self._updates = tuple(updates)
+
+    @cached_property
+    def call(self) -> Callable[..., Sequence[jax.Array]]:
+        """The program on flat plain arrays. Variables it returns anew are donated."""
+        donated = [
+            position
+            for position, number in enumerate(self.record.variables)
+            if number in self.record.updates
+        ]
+        return jax.jit(self._rebuilt, donate_argnums=donated)
+
+    @cached_property
+    def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
+        """The same inside another trace, where nothing can be donated."""
+        return self._rebuilt
+
+    @cached_property
+    def _rebuilt(self) -> Callable[..., Sequence[jax.Array]]:
+        return rebuild(
+            self._name,
+            self.bytecode,
+            inputs=(*self._state, *self.inputs),
+            outputs=(*self._updates, *self.outputs),
+            dims=[dim_of(dim) for dim in self.record.dims],
+            platforms=self.record.platforms,
+            calling_convention_version=self.record.calling_convention_version,
+            kept_inputs=self.record.kept_inputs,
+            uses_global_constants=self.record.uses_global_constants,
+        )
+
+    def empty_outputs(self, sizes: dict[str, int]) -> list[jax.Array] | None:
+        """The outputs if they have no elements for these sizes, whatever the program computes."""
+        shapes = [spec.evaluate(sizes) for spec in self.outputs]
+        if self.record.updates or not all(0 in shape for shape in shapes):
+            return None
+        return [
+            jax.numpy.zeros(storage_shape(shape, spec.dtype), _plain(spec))
+            for shape, spec in zip(shapes, self.outputs, strict=True)
+        ]
+
+
+def _plain(spec: TensorSpec) -> object:
+    return getattr(spec.dtype, "type", "uint32")

@@ -1,0 +1,297 @@
+"""From an object to an artifact: the whole upper line of the map, on one page."""
+
+import datetime
+import os
+import platform as python_platform
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import blake3
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from exporter.artifact import manifest as records
+from exporter.artifact.layout import MANIFEST, PROGRAMS, check_target, record_files, staged
+from exporter.artifact.variables import variable_record, write_variables
+from exporter.drafting import Draft, SaveOptions
+from exporter.errors import TracingError, TrackingError
+from exporter.staging.functions import Function
+from exporter.staging.inputs import InputSignature
+from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
+from exporter.staging.state import dtype_of
+from exporter.staging.tracing import ConcreteFunction
+from exporter.staging.tracking import Node, TrackedGraph, dotted, is_function, track
+from signatures.errors import ResolveError
+from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
+
+# Names that a loaded model has for itself, beside the attributes of the saved object.
+RESERVED = ("signatures", "variables", "trainable_variables", "manifest")
+
+# A function that can be named in `signatures=`, or the whole mapping.
+Signatures = object | Mapping[str, object]
+
+
+def save(
+    obj: object,
+    path: str | os.PathLike[str],
+    signatures: Signatures | None = None,
+    *,
+    input_signature: InputSignature | None = None,
+    platforms: Sequence[str] = ALL_PLATFORMS,
+    overwrite: bool = False,
+    options: SaveOptions = SaveOptions(),
+) -> None:
+    """Write `obj` to the folder `path`, with its variables, functions and signatures.
+
+    Everything is traced and lowered before anything is written, and the folder appears whole or
+    not at all.
+
+    Args:
+      obj: an object with attributes: an instance of your class, a Flax module, a loaded model.
+      path: the folder to make. Its parents are made too.
+      signatures: one function, which becomes `serving_default`, or functions by name. Each has an
+        input signature, or is a concrete function or a loaded signature. `None` looks for the
+        one decorated method of `obj` that can be the default; `{}` writes none.
+      input_signature: the inputs of `obj.__call__`, for an object without decorated methods.
+      platforms: where the programs run: of `cpu`, `cuda`, `rocm` and `tpu`.
+      overwrite: whether an artifact that is at `path` is replaced.
+      options: see `SaveOptions`.
+
+    Raises:
+      ArtifactExistsError: if something is at `path` and may not be replaced.
+      TrackingError: if the state of `obj` cannot be followed, or a function uses other state.
+      TracingError: if a function cannot be traced.
+      LoweringError: if a trace cannot be expressed as a portable program.
+      ResolveError: if the signatures asked for cannot be.
+      Exception: whatever a function raises while it is traced, with a note that names it.
+    """
+    target = check_target(path, overwrite=overwrite)
+    _refuse_trace()
+    chosen_platforms = normalised_platforms(platforms)
+    graph = _tracked(obj, input_signature)
+    draft = Draft(graph, chosen_platforms, options)
+    for tracked in graph.functions:
+        draft.add_function(tracked.function, dotted(tracked.path))
+    resolved, note = _resolve(obj, graph, signatures, draft)
+    draft.lower_all()
+    with staged(target, overwrite=overwrite) as folder:
+        _write(folder, draft, resolved, note)
+
+
+def _refuse_trace() -> None:
+    if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
+        raise TracingError(
+            "save was called while JAX traces a function, where arrays have no values. Call it "
+            "outside of jax.jit and of decorated functions."
+        )
+
+
+def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
+    graph = track(obj)
+    loaded = hasattr(type(obj), "__exporter_signatures__")
+    taken = [name for name in RESERVED if name in graph.nodes[0].keys]
+    if not loaded and hasattr(obj, "signatures"):
+        taken = ["signatures"]
+    if taken:
+        raise TrackingError(
+            f"the object has an attribute {taken[0]!r}, which a loaded model has for itself. "
+            "Rename it before saving."
+        )
+    if input_signature is None:
+        return graph
+    decorated = [name for name, _ in graph.root_functions()]
+    if decorated:
+        raise ResolveError(
+            "input_signature= is for objects without decorated methods, but this one has "
+            f"{', '.join(decorated)}. Give the decorator an input_signature instead."
+        )
+    if not callable(obj):
+        raise ResolveError(
+            f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
+            "does not have."
+        )
+    forward = Function(type(obj).__call__, input_signature, owner=obj)  # type: ignore[operator]
+    return graph.with_root_function("__call__", forward)
+
+
+def _resolve(
+    obj: object, graph: TrackedGraph, signatures: Signatures | None, draft: Draft
+) -> tuple[dict[str, int], str | None]:
+    """The concrete function of each signature, and what to tell those who miss one."""
+    if signatures is None and hasattr(type(obj), "__exporter_signatures__"):
+        carried, note = obj.__exporter_signatures__  # type: ignore[attr-defined]
+        return {name: draft.add_sources(f)[0] for name, f in carried.items()}, note
+    if signatures is not None:
+        named = signatures if isinstance(signatures, Mapping) else {DEFAULT: signatures}
+        check_names(list(named))
+        return {name: _requested(name, f, draft) for name, f in named.items()}, None
+    candidates = []
+    seen = []
+    for name, index in graph.root_functions():
+        function = graph.functions[index].function
+        if function not in seen:
+            seen.append(function)
+            is_default = isinstance(function, Function) and function.is_default
+            candidates.append(Candidate(name, is_default, _problem(function, draft)))
+    resolution = resolve_export(candidates)
+    if resolution.chosen is None:
+        warnings.warn(f"saved without a signature: {resolution.note}", stacklevel=3)
+        return {}, resolution.note
+    index = dict(graph.root_functions())[resolution.chosen]
+    return {DEFAULT: draft.add_sources(graph.functions[index].function)[0]}, None
+
+
+def _problem(function: object, draft: Draft) -> str | None:
+    """Why a function cannot be a signature, or `None`."""
+    if isinstance(function, Function) and function.input_signature is None:
+        return "it has no input_signature."
+    sources = draft.add_sources(function)
+    if len(sources) != 1:
+        return f"it was saved for {len(sources)} types of arguments."
+    source = draft.sources[sources[0]]
+    if isinstance(source, ConcreteFunction):
+        return source.signature_problem
+    return source.record.signature_problem
+
+
+def _requested(name: str, function: object, draft: Draft) -> int:
+    if not is_function(function):
+        raise ResolveError(
+            f"signatures= has {function!r} ({type(function).__name__}) for {name!r}. Expected a "
+            "method or function decorated with @exporter.function(input_signature=[...]), what "
+            "its get_concrete_function(...) returns, or a loaded signature."
+        )
+    problem = _problem(function, draft)
+    if problem is not None:
+        raise ResolveError(
+            f"{getattr(function, 'name', function)} cannot be the signature {name!r}: {problem}"
+            + (
+                " Decorate it with @exporter.function(input_signature=[...]), or pass what its "
+                "get_concrete_function(...) returns."
+                if "input_signature" in problem
+                else ""
+            )
+        )
+    return draft.add_sources(function)[0]
+
+
+def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | None) -> None:
+    variables = [draft.graph.variables[index] for index in draft.kept]
+    values = [variable.read() for variable in variables]
+    entries = [
+        variable_record(
+            variable.path,
+            dtype_of(variable).name,
+            value.shape,
+            trainable=variable.trainable,
+            collection=variable.collection,
+        )
+        for variable, value in zip(variables, values, strict=True)
+    ]
+    _refuse_equal_keys(entries)
+    write_variables(folder, entries, values)
+    if draft.programs:
+        (folder / PROGRAMS).mkdir()
+    for record, bytecode in zip(draft.programs, draft.bytecode, strict=True):
+        (folder / record.file).write_bytes(bytecode)
+    nodes = [_node_record(node, draft) for node in draft.graph.nodes]
+    digests = [blake3.blake3(bytecode).hexdigest() for bytecode in draft.bytecode]
+    parts = (signatures, draft.functions, draft.concrete, draft.programs, nodes, digests)
+    manifest = records.Manifest(
+        format=records.FORMAT,
+        format_version=records.FORMAT_VERSION,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        producer=_producer(),
+        content=records.Content(
+            records.digest_of([records.digest_of(part) for part in parts]),
+            _values_id(entries, values),
+        ),
+        platforms=list(_common_platforms(draft)),
+        stablehlo_version=max(
+            (program.stablehlo_version for program in draft.programs), key=_numbers, default="0.9.0"
+        ),
+        x64=_needs_x64(draft.programs, entries),
+        signatures=signatures,
+        signature_note=note,
+        functions=draft.functions,
+        concrete_functions=draft.concrete,
+        programs=draft.programs,
+        variables=entries,
+        nodes=nodes,
+        files=list(record_files(folder)),
+    )
+    (folder / MANIFEST).write_bytes(records.encode(manifest))
+
+
+def _common_platforms(draft: Draft) -> tuple[str, ...]:
+    """The platforms on which every program runs."""
+    found = [set(program.platforms) for program in draft.programs]
+    return tuple(
+        p
+        for p in ALL_PLATFORMS
+        if all(p in one for one in found) and (found or p in draft.platforms)
+    )
+
+
+def _refuse_equal_keys(entries: Sequence[records.VariableRecord]) -> None:
+    seen: dict[tuple[str, ...], records.VariableRecord] = {}
+    for entry in entries:
+        other = seen.setdefault(tuple(entry.key), entry)
+        if other is not entry:
+            raise TrackingError(
+                f"two variables have the path {'/'.join(entry.key)} in a checkpoint: keys of a "
+                "dict that differ only in their type, such as 1 and '1'. Rename one."
+            )
+
+
+def _producer() -> records.Producer:
+    return records.Producer(
+        jax_exporter=version("jax-exporter"),
+        jax=jax.__version__,
+        jaxlib=version("jaxlib"),
+        orbax_checkpoint=version("orbax-checkpoint"),
+        python=python_platform.python_version(),
+    )
+
+
+def _values_id(entries: Iterable[records.VariableRecord], values: Iterable[object]) -> str:
+    """The same for the same values under the same paths, whenever they are saved."""
+    hasher = blake3.blake3()
+    for entry, value in zip(entries, values, strict=True):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        described: Any = (entry.key, entry.dtype, entry.shape)
+        array = np.ascontiguousarray(np.asarray(value))
+        hasher.update(records.digest_of(described).encode())
+        hasher.update(array.reshape(-1).view(np.uint8))
+    return hasher.hexdigest()
+
+
+def _needs_x64(
+    programs: Sequence[records.ProgramRecord], entries: Sequence[records.VariableRecord]
+) -> bool:
+    wide = {"int64", "uint64", "float64", "complex128"}
+    tensors = [t.dtype for p in programs for t in (*p.inputs, *p.outputs)]
+    return not wide.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
+
+
+def _numbers(version_text: str) -> tuple[int, ...]:
+    return tuple(map(int, version_text.split(".")))
+
+
+def _node_record(node: Node, draft: Draft) -> records.NodeRecord:
+    index = node.index
+    if node.kind == "variable":
+        index = draft.numbers[draft.graph.variables[index].place.key]
+    return records.NodeRecord(
+        kind=node.kind,  # type: ignore[arg-type]  # one of the kinds
+        name=node.name,
+        keys=[records.scalar_record(key) for key in node.keys],
+        children=list(node.children),
+        index=index,
+        value=records.scalar_record(node.value) if node.kind == "value" else None,
+    )

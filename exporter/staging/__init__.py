@@ -1,0 +1,1 @@
+"""Python in, StableHLO out: decorate, track, trace and lower. Touches no disk."""

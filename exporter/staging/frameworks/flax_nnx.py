@@ -1,0 +1,82 @@
+"""Flax NNX: modules are walked by attribute, variables swapped in place.
+
+NNX refuses to change a module or variable in another trace than the one that made it. While a
+function is traced the objects are therefore told that they belong to the running trace, and
+afterwards that they belong to the old one. The marks are private attributes of Flax (`_trace_state`
+of variables, and of the state of modules), the same in every release since 0.11; `nnx.jit` makes
+new objects instead, which would leave functions that close over a module without its state.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flax import nnx
+from flax.nnx import tracers
+
+from exporter.staging.frameworks import BoxParts
+from exporter.staging.slots import Slot
+
+# Attributes in which NNX keeps its own books.
+_PRIVATE = ("_pytree__", "_object__")
+
+
+@dataclass(frozen=True, eq=False)
+class NnxSlot(Slot):
+    """The raw value of an `nnx.Variable`, past the hooks that run on reading and writing."""
+
+    variable: nnx.Variable[object]
+
+    def read(self) -> object:
+        return self.variable.get_raw_value()
+
+    def write(self, value: object) -> None:
+        object.__setattr__(self.variable, "_raw_value", value)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return ("nnx", id(self.variable))
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        with _in_this_trace(self.variable):
+            yield
+
+
+class FlaxNnx:
+    """See `exporter.staging.frameworks.Framework`."""
+
+    def is_node(self, value: object) -> bool:
+        return isinstance(value, nnx.Pytree)
+
+    def box(self, value: object) -> BoxParts | None:
+        if not isinstance(value, nnx.Variable):
+            return None
+        trainable = isinstance(value, nnx.Param)
+        return BoxParts(NnxSlot(value), trainable, type(value).__name__)
+
+    def attributes(self, value: object) -> Iterable[tuple[str, object]]:
+        attributes = [
+            (name, item) for name, item in vars(value).items() if not name.startswith(_PRIVATE)
+        ]
+        if isinstance(value, nnx.List):
+            return [(str(index), item) for index, item in enumerate(value)]
+        return sorted(attributes)
+
+    @contextmanager
+    def opened(self, value: object) -> Iterator[None]:
+        with _in_this_trace(value._pytree__state):  # type: ignore[attr-defined]  # see above
+            yield
+
+
+@contextmanager
+def _in_this_trace(owner: object) -> Iterator[None]:
+    before = owner._trace_state  # type: ignore[attr-defined]  # see the top of the file
+    object.__setattr__(owner, "_trace_state", tracers.TraceState())
+    try:
+        yield
+    finally:
+        object.__setattr__(owner, "_trace_state", before)
+
+
+FRAMEWORK = FlaxNnx()

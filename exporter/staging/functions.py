@@ -1,0 +1,324 @@
+"""Decorate functions and methods. Decorating traces nothing.
+
+A `Function` is traced when it is called, once for each type of its arguments, and once more when
+the object is saved. Within another trace it runs as plain Python, as if it were not decorated.
+"""
+
+import functools
+import inspect
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar, overload
+
+import jax
+import jax.numpy as jnp
+
+from exporter.staging.inputs import (
+    Inputs,
+    InputSignature,
+    flat_values,
+    is_array_like,
+    of_call,
+    of_signature,
+    parameters_of,
+)
+from exporter.staging.slots import is_array
+from exporter.staging.tracing import ConcreteFunction, Subject, Variant, run, trace
+from exporter.staging.tracking import TrackedGraph, track
+from signatures.arguments import bind_arguments, match
+from signatures.binding import bind_values
+from signatures.errors import BindError
+from signatures.signature import Signature
+from signatures.tree import Structure, unflatten
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass
+class _Memory:
+    """What a function remembers of its calls, for one object that it is bound to."""
+
+    types: dict[tuple[object, ...], Inputs] = field(default_factory=dict)
+    compiled: dict[
+        tuple[object, ...], tuple[Variant, Structure, Callable[..., list[jax.Array]]]
+    ] = field(default_factory=dict)
+
+
+class Function:
+    """A function or method that can be saved with its object.
+
+    Calling it traces and compiles once for each type of arguments. Without an input signature,
+    the types it was called with are those it will be saved with.
+
+    Attributes:
+      name: the name of the Python function.
+      input_signature: the declared specs, or `None`.
+      is_default: whether it is to be the default signature of its object.
+      owner: the object it is bound to, or `None` for a free function.
+    """
+
+    # Marks the class as one whose instances are saved as functions.
+    __exporter_stored__ = None
+
+    def __init__(
+        self,
+        python_function: Callable[..., object],
+        input_signature: InputSignature | None = None,
+        *,
+        is_default: bool = False,
+        owner: object = None,
+    ) -> None:
+        """See `exporter.function`, which is the way to make one."""
+        if isinstance(python_function, staticmethod):
+            python_function = python_function.__func__
+        self.python_function = python_function
+        self.name: str = getattr(python_function, "__name__", type(python_function).__name__)
+        self.input_signature = input_signature
+        self.is_default = is_default
+        self.owner = owner
+        self._memories: dict[int, tuple[weakref.ref[object], _Memory]] = {}
+        self._memory = _Memory()
+        functools.update_wrapper(self, python_function)
+        if input_signature is not None:
+            self._check_declaration()
+
+    def _check_declaration(self) -> None:
+        """Refuse a wrong input signature at once where the parameters are known for sure."""
+        assert self.input_signature is not None
+        around = getattr(self.python_function, "__qualname__", "").rpartition(".")[0]
+        if self.owner is None and around and not around.endswith("<locals>"):
+            signature = inspect.signature(self.python_function)
+            first = next(iter(signature.parameters), None)
+            rest = [p for name, p in signature.parameters.items() if name != first]
+            signature = signature.replace(parameters=rest)
+            try:
+                of_signature(signature, self.input_signature, self.name)
+            except BindError:
+                return  # a static method, perhaps: it is known when the method is reached
+        else:
+            self.inputs()
+
+    def __get__(self, instance: object, owner: type | None = None) -> "Function":
+        if instance is None:
+            return self
+        bound = Function.__new__(Function)
+        bound.__dict__.update(self.__dict__)
+        bound.owner = instance
+        bound._memory = self._memory_of(instance)
+        return bound
+
+    def _memory_of(self, instance: object) -> _Memory:
+        key = id(instance)
+        if key in self._memories:
+            return self._memories[key][1]
+        memory = _Memory()
+        try:
+            reference = weakref.ref(instance, lambda _: self._memories.pop(key, None))
+        except TypeError:  # an object that cannot be referred to weakly: nothing is remembered
+            return memory
+        self._memories[key] = (reference, memory)
+        return memory
+
+    @property
+    def call(self) -> Callable[..., object]:
+        """The Python function, bound to its owner."""
+        if self.owner is None:
+            return self.python_function
+        return types.MethodType(self.python_function, self.owner)
+
+    @property
+    def python_signature(self) -> inspect.Signature:
+        """The parameters, without `self`."""
+        return inspect.signature(self.call)
+
+    @property
+    def subject(self) -> Subject:
+        """What `trace` needs to know."""
+        signature = self.python_signature
+        doc = inspect.getdoc(self.python_function)
+        return Subject(self.call, self.name, doc, parameters_of(signature))
+
+    def inputs(self) -> Inputs:
+        """The declared inputs.
+
+        Raises:
+          BindError: if they do not fit the parameters.
+        """
+        assert self.input_signature is not None
+        return of_signature(self.python_signature, self.input_signature, self.name)
+
+    def recorded_inputs(self) -> list[Inputs]:
+        """The declared inputs, or the types it was called with."""
+        return (
+            list(self._memory.types.values()) if self.input_signature is None else [self.inputs()]
+        )
+
+    def get_concrete_function(self, *args: object, **kwargs: object) -> ConcreteFunction:
+        """The trace for some types, given as specs, arrays or Python values.
+
+        With an input signature no types need to be given; those that are must fit it.
+
+        Raises:
+          BindError: if the types do not fit the input signature or the parameters.
+        """
+        if self.input_signature is None:
+            values = bind_arguments(self.python_signature, self.name, args, kwargs)
+            inputs = of_call(self.python_signature, values, self.name)
+            self._memory.types.setdefault(inputs.key, inputs)
+        else:
+            inputs = self.inputs()
+            if args or kwargs:
+                self._check_narrower(inputs, args, kwargs)
+        return trace(self.subject, inputs, track(surroundings(self)))
+
+    def _check_narrower(
+        self, inputs: Inputs, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> None:
+        values = bind_arguments(self.python_signature, self.name, args, kwargs)
+        leaves, problems = match(inputs.arguments, values, len(inputs.specs))
+        for spec, leaf in zip(inputs.specs, leaves, strict=True):
+            shape = getattr(leaf, "shape", None)
+            if is_array_like(leaf) and spec.shape is not None and shape is not None:
+                fits = len(shape) == len(spec.shape) and all(
+                    not isinstance(axis, int) or axis == size
+                    for axis, size in zip(spec.shape, shape, strict=True)
+                )
+            else:
+                fits = is_array_like(leaf) and spec.shape is None
+            if not fits or leaf.dtype != spec.dtype:  # type: ignore[union-attr]  # array-like
+                problems.append(f"{spec.name}: expected {spec}, got {leaf!r}")
+        if problems:
+            raise BindError(
+                f"the types do not fit the input_signature of {self.name}:"
+                + "".join(f"\n  {problem}" for problem in problems),
+                problems,
+            )
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call the function: traced and compiled, or inside another trace as plain Python.
+
+        Raises:
+          BindError: if the arguments do not fit the input signature.
+        """
+        if _is_tracing(args, kwargs):
+            return self.call(*args, **kwargs)
+        values = bind_arguments(self.python_signature, self.name, args, kwargs)
+        if self.input_signature is not None:
+            values = self._converted(values)
+        inputs = of_call(self.python_signature, values, self.name)
+        if self.input_signature is None:
+            self._memory.types.setdefault(inputs.key, inputs)
+        graph = track(surroundings(self))
+        key = (inputs.key, _layout(graph))
+        if key not in self._memory.compiled:
+            concrete = trace(self.subject, inputs, graph)
+            variant = concrete.variants[0]
+            self._memory.compiled[key] = (variant, concrete.result, jax.jit(variant.flat))
+        return self._run(key, graph, flat_values(values))
+
+    def _run(self, key: tuple[object, ...], graph: TrackedGraph, arrays: list[object]) -> object:
+        variant, result, call = self._memory.compiled[key]
+        return unflatten(result, run(variant, graph, call, arrays))
+
+    def _converted(self, values: Mapping[str, object]) -> dict[str, object]:
+        """The values with arrays of the declared specs."""
+        inputs = self.inputs()
+        leaves, problems = match(inputs.arguments, values, len(inputs.specs))
+        specs = {str(spec.name): spec for spec in inputs.specs}
+        if problems:
+            raise BindError(
+                f"arguments do not fit {self.name}{self.python_signature}:"
+                + "".join(f"\n  {problem}" for problem in problems),
+                problems,
+            )
+        bound = bind_values(Signature(self.name, specs, {}), leaves)
+        return {
+            name: unflatten(structure, bound.values) for name, structure in inputs.arguments.items()
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Function) and (
+            self.python_function is other.python_function and self.owner is other.owner
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.python_function), id(self.owner)))
+
+    def __repr__(self) -> str:
+        return f"<exporter.function {self.name}{self.python_signature}>"
+
+
+@overload
+def function(fn: F) -> Function: ...
+@overload
+def function(
+    fn: None = None, *, input_signature: InputSignature | None = None, default: bool = False
+) -> Callable[[F], Function]: ...
+@overload
+def function(
+    fn: F, *, input_signature: InputSignature | None = None, default: bool = False
+) -> Function: ...
+
+
+def function(
+    fn: Callable[..., object] | None = None,
+    *,
+    input_signature: InputSignature | None = None,
+    default: bool = False,
+) -> Function | Callable[..., Function]:
+    """Decorate a function or method so that it is saved with its object. Traces nothing.
+
+    Args:
+      fn: the function. Left out when the decorator is given arguments.
+      input_signature: for each parameter in order, or by name in a dict, a `TensorSpec`, a
+        `jax.ShapeDtypeStruct`, an array, or a nesting of these. A parameter with a default value
+        may be left out: the value is then part of the saved function. Without a signature, the
+        function is saved for the types it is called with.
+      default: whether this is the signature called when none is named.
+
+    Returns:
+      The decorated `Function`, or a decorator.
+
+    Raises:
+      BindError: if the specs do not fit the parameters.
+      SpecError: if a spec has 64 bits where JAX computes with 32, or two inputs have one name.
+    """
+    if fn is None:
+        return functools.partial(function, input_signature=input_signature, default=default)
+    return Function(fn, input_signature, is_default=default)
+
+
+def surroundings(function: Function) -> types.SimpleNamespace:
+    """What a function can reach by name: the object it is bound to, and what it closes over."""
+    python = inspect.unwrap(function.python_function)
+    reached: dict[str, object] = {}
+    if inspect.isfunction(python):
+        closure = inspect.getclosurevars(python)
+        reached = {**closure.globals, **closure.nonlocals}
+    if function.owner is not None:
+        reached["self"] = function.owner
+    kept = {name: value for name, value in reached.items() if _may_hold_state(value)}
+    return types.SimpleNamespace(**kept)
+
+
+def _may_hold_state(value: object) -> bool:
+    if isinstance(value, type | types.ModuleType | types.FunctionType) or is_array(value):
+        return False
+    return not isinstance(value, Function | ConcreteFunction)
+
+
+def _layout(graph: TrackedGraph) -> tuple[object, ...]:
+    """What must be equal for a trace of one graph to serve for another."""
+    arrays = tuple(
+        (array.shape, str(array.dtype), bool(getattr(array, "weak_type", False)))
+        for array in (variable.read() for variable in graph.variables)
+    )
+    return (graph.layout, arrays)
+
+
+def _is_tracing(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
+    """Whether a trace is running: JAX then makes traced arrays even of constants."""
+    given = jax.tree.leaves((args, kwargs))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*given, jnp.zeros(()) + 0))

@@ -1,0 +1,218 @@
+"""What a function is traced with: for each parameter, where arrays stand and what they are."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import jax
+import numpy as np
+
+from signatures.arguments import REQUIRED, Parameter, match
+from signatures.binding import convert
+from signatures.dtypes import KeyType
+from signatures.errors import BindError, SpecError
+from signatures.spec import TensorSpec
+from signatures.tree import Leaf, Static, Structure, flatten, leaf_paths, map_leaves
+
+# The words of JAX's own arithmetic over sizes.
+_RESERVED = frozenset({"max", "min", "mod", "floordiv", "non_negative"})
+
+# One spec, or a nesting of them, or a value to bake in, for each positional parameter or by name.
+InputSignature = Sequence[object] | Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of one trace.
+
+    Attributes:
+      arguments: for each parameter what stands there, arrays by position in `specs`.
+      specs: each array, under the name that callers use.
+      defaults: the values of arrays that a caller may leave out, by name.
+    """
+
+    arguments: Mapping[str, Structure]
+    specs: tuple[TensorSpec, ...]
+    defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells these inputs from others, for a cache."""
+        return (tuple(self.arguments.items()), self.specs)
+
+
+def of_signature(
+    python: inspect.Signature, input_signature: InputSignature, function: str
+) -> Inputs:
+    """The inputs that an `input_signature` declares for the parameters of a function.
+
+    Raises:
+      BindError: if a parameter has neither a spec nor a default, or a spec no parameter.
+      SpecError: if two arrays have one name.
+    """
+    given = _by_parameter(python, input_signature, function)
+    trees: dict[str, object] = {}
+    for name, parameter in python.parameters.items():
+        if name in given:
+            trees[name] = given[name]
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            trees[name] = ()
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            trees[name] = {}
+        elif parameter.default is not REQUIRED:
+            trees[name] = _Baked(parameter.default)
+        else:
+            raise BindError(
+                f"input_signature of {function}{python} has no spec for {name!r}, which has no "
+                "default either. Give one spec for each parameter, in order or as a dict by name."
+            )
+    inputs = _named(*_structures(trees), function)
+    return replace(inputs, defaults=_defaults(python, inputs, given))
+
+
+def of_call(python: inspect.Signature, values: Mapping[str, object], function: str) -> Inputs:
+    """The inputs that describe the values of a call, or specs given in their place."""
+    return _named(*_structures(values), function)
+
+
+def flat_values(values: Mapping[str, object]) -> list[object]:
+    """The arrays in the values of a call, in the order of the specs of `of_call`."""
+    return [leaf for value in values.values() for leaf in flatten(value, is_array_like)[1]]
+
+
+def is_array_like(value: object) -> bool:
+    """Whether the value has a shape and a dtype: an array, a spec, or something like them."""
+    return isinstance(value, TensorSpec | np.generic) or (
+        hasattr(value, "shape") and hasattr(value, "dtype")
+    )
+
+
+def check_spec(spec: TensorSpec, where: str) -> None:
+    """Refuse names kept for ourselves, and 64-bit arrays where JAX would make 32-bit ones of them.
+
+    Raises:
+      SpecError: saying what to write instead.
+    """
+    reserved = [name for name in spec.names if name.startswith("_") or name in _RESERVED]
+    if reserved:
+        raise SpecError(
+            f"{where} is {spec}: the axis name {reserved[0]!r} is reserved. Names start with a "
+            f"letter and are none of {', '.join(sorted(_RESERVED))}."
+        )
+    if isinstance(spec.dtype, KeyType) or jax.config.jax_enable_x64:
+        return
+    narrow = jax.dtypes.canonicalize_dtype(spec.dtype)
+    if narrow != spec.dtype:
+        raise SpecError(
+            f"{where} is {spec}, but JAX computes with {narrow.name} here. Declare it as "
+            f"{narrow.name!r}, or call jax.config.update('jax_enable_x64', True) first."
+        )
+
+
+@dataclass(frozen=True)
+class _Baked:
+    """A default value that no spec covers: part of the trace, whatever it is."""
+
+    value: object
+
+
+def _by_parameter(
+    python: inspect.Signature, given: InputSignature, function: str
+) -> dict[str, object]:
+    if isinstance(given, Mapping):
+        unknown = [name for name in given if name not in python.parameters]
+        if unknown:
+            raise BindError(
+                f"input_signature of {function}{python} names {unknown[0]!r}, which is not one of "
+                f"its parameters: {', '.join(python.parameters) or 'it has none'}."
+            )
+        return dict(given)
+    if not isinstance(given, list | tuple):
+        raise BindError(
+            f"input_signature of {function} must be a list or tuple with one spec for each "
+            f"argument, or a dict by name, got {given!r}."
+        )
+    parameters = python.parameters.values()
+    positional = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    rest = next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    named = {p.name: tree for p, tree in zip(positional, given, strict=False)}
+    extra = tuple(given[len(positional) :])
+    if extra and rest is None:
+        raise BindError(
+            f"input_signature of {function}{python} has {len(given)} specs, {len(extra)} more than "
+            "the function has positional parameters."
+        )
+    return named | ({rest.name: extra} if rest and extra else {})
+
+
+def _structures(
+    trees: Mapping[str, object],
+) -> tuple[dict[str, Structure], list[TensorSpec]]:
+    structures: dict[str, Structure] = {}
+    specs: list[TensorSpec] = []
+    for name, tree in trees.items():
+        if isinstance(tree, _Baked):
+            structures[name] = _baked(tree.value)
+            continue
+        structure, leaves = flatten(tree, is_array_like)
+        structures[name] = _shifted(structure, len(specs))
+        for path, index in leaf_paths(structure, name):
+            spec = leaves[index]
+            if not isinstance(spec, TensorSpec):
+                spec = TensorSpec.of(spec)
+            check_spec(spec, f"input {path!r}")
+            specs.append(spec)
+    return structures, specs
+
+
+def _baked(value: object) -> Structure:
+    structure, leaves = flatten(value, is_array_like)
+    return Static(repr(value), opaque=True, original=value) if leaves else structure
+
+
+def _shifted(structure: Structure, by: int) -> Structure:
+    return map_leaves(structure, lambda index: Leaf(index + by))
+
+
+def _named(
+    arguments: Mapping[str, Structure], specs: Sequence[TensorSpec], function: str
+) -> Inputs:
+    named: list[TensorSpec] = list(specs)
+    where: dict[str, str] = {}
+    for parameter, structure in arguments.items():
+        for path, index in leaf_paths(structure, parameter):
+            name = specs[index].name or path
+            if name in where:
+                raise SpecError(
+                    f"two inputs of {function} are named {name!r}: {where[name]} and {path}. Name "
+                    "one of them otherwise, with TensorSpec(name=...)."
+                )
+            where[name] = path
+            named[index] = specs[index].renamed(name)
+    return Inputs(arguments, tuple(named))
+
+
+def _defaults(
+    python: inspect.Signature, inputs: Inputs, given: Mapping[str, object]
+) -> dict[str, np.ndarray]:
+    """The default values of parameters that have a spec, where they fit it."""
+    defaults: dict[str, np.ndarray] = {}
+    for name in given:
+        default = python.parameters[name].default
+        if default is REQUIRED:
+            continue
+        structure = inputs.arguments[name]
+        leaves, problems = match({name: structure}, {name: default}, len(inputs.specs))
+        for _, index in leaf_paths(structure):
+            spec = inputs.specs[index]
+            try:
+                if not problems and spec.name is not None:
+                    defaults[spec.name] = np.asarray(convert(leaves[index], spec))
+            except BindError:
+                continue
+    return defaults
+
+
+def parameters_of(python: inspect.Signature) -> tuple[Parameter, ...]:
+    """The parameters of a Python function as plain data."""
+    return tuple(Parameter.of(parameter) for parameter in python.parameters.values())

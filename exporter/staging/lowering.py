@@ -1,0 +1,212 @@
+"""A trace becomes one portable program for a set of platforms."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.extend.core
+import numpy as np
+from jax import export
+
+from exporter.errors import LoweringError
+from exporter.jax_internals import (
+    STABLE_CUSTOM_CALLS,
+    custom_calls,
+    module_text,
+    newest_stablehlo,
+    portable_bytecode,
+    user_line,
+)
+from exporter.staging.tracing import Variant
+from signatures.spec import Dim, TensorSpec
+
+ALL_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_ALIASES = {"gpu": "cuda"}
+
+# The versions at which StableHLO learnt something that older readers cannot express, oldest
+# first: nearly all programs need 0.9.0 only, composites such as top_k need 1.0.0. In between
+# lie the releases that brought a type or an operation, each worth a try before the newest.
+STABLEHLO_TARGETS = ("0.9.0", "1.0.0", "1.4.0", "1.8.0", "1.10.0", "1.12.0", "1.13.0", "1.15.0")
+
+
+@dataclass(frozen=True)
+class LoweredProgram:
+    """One trace as code.
+
+    Attributes:
+      bytecode: portable StableHLO.
+      stablehlo_version: the oldest version of StableHLO that reads it.
+      platforms: where it runs.
+      variables: the variables it takes before the inputs, by number.
+      updates: the variables whose new arrays it returns before the outputs, by number.
+      inputs: the inputs, every axis a size or a symbol.
+      outputs: the outputs likewise.
+      dims: the symbols, with their bounds.
+      ranks: the numbers of axes it was traced for, of the inputs that may have any.
+      custom_calls: the native functions that it calls by name.
+      calling_convention_version: JAX's number for how its main function is called.
+      kept_inputs: the positions, among variables and inputs, that its main function takes.
+      uses_global_constants: whether its main function takes the platform first.
+    """
+
+    bytecode: bytes
+    stablehlo_version: str
+    platforms: tuple[str, ...]
+    variables: tuple[int, ...]
+    updates: tuple[int, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...]
+    ranks: tuple[int, ...]
+    custom_calls: tuple[str, ...]
+    calling_convention_version: int
+    kept_inputs: tuple[int, ...]
+    uses_global_constants: bool
+
+
+def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    """The platforms by the names JAX lowers for, each once.
+
+    Raises:
+      LoweringError: if one is unknown, or there is none.
+    """
+    if isinstance(platforms, str):
+        platforms = (platforms,)
+    names = tuple(dict.fromkeys(_ALIASES.get(name, name) for name in platforms))
+    unknown = [name for name in names if name not in ALL_PLATFORMS]
+    if unknown or not names:
+        found = repr(unknown[0]) if unknown else "none"
+        raise LoweringError(
+            f"platforms= names {found}; the choices are {', '.join(ALL_PLATFORMS)} ('gpu' is 'cuda')."
+        )
+    return names
+
+
+def lower(
+    variant: Variant,
+    name: str,
+    platforms: Sequence[str],
+    *,
+    numbers: Mapping[int, int],
+    target: str = "oldest",
+    keep_locations: bool = False,
+    max_constant_bytes: int,
+) -> LoweredProgram:
+    """One StableHLO program for a trace.
+
+    The function is not traced again; the program is made from the jaxpr.
+
+    Args:
+      variant: the trace.
+      name: what the function is called, for messages.
+      platforms: as `normalised_platforms` gives them. The program runs on these and no other.
+      numbers: the number of each variable in the artifact, by its position in the graph.
+      target: a StableHLO version, or `"oldest"` for the oldest that can express the program.
+      keep_locations: whether operations still say which line of the user's code they came from.
+      max_constant_bytes: the largest array that may be part of the program itself.
+
+    Raises:
+      LoweringError: if the program holds a large constant, calls Python or a native function
+        without a promise of stability, or cannot be expressed for a platform or at the target.
+    """
+    _refuse_callbacks(variant, name)
+    _refuse_constants(variant, name, max_constant_bytes)
+    variables = tuple(dict.fromkeys(numbers[index] for index in variant.reads))
+    # Two places that hold the same array are one variable of the program.
+    positions = [variables.index(numbers[index]) for index in variant.reads]
+    first = [positions.index(i) for i in range(len(variables))]
+
+    def flat(*arrays: jax.Array) -> list[jax.Array]:
+        state = (arrays[position] for position in positions)
+        return variant.flat(*state, *arrays[len(variables) :])
+
+    inputs = variant.structs[len(variant.reads) :]
+    given = [*(variant.structs[i] for i in first), *inputs]
+    flat.__name__ = flat.__qualname__ = name
+    try:
+        exported = export.export(jax.jit(flat), platforms=platforms)(*given)
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise LoweringError(
+            f"{name} cannot be lowered for {', '.join(platforms)}: {_first_line(error)}"
+        ) from error
+    bytecode, version = _portable(exported, name, target, keep_locations)
+    return LoweredProgram(
+        bytecode=bytecode,
+        stablehlo_version=version,
+        platforms=tuple(platforms),
+        variables=variables,
+        updates=tuple(numbers[index] for index in variant.writes),
+        inputs=variant.inputs,
+        outputs=variant.outputs,
+        dims=variant.dims,
+        ranks=variant.ranks,
+        custom_calls=_checked_custom_calls(bytecode, name),
+        calling_convention_version=exported.calling_convention_version,
+        kept_inputs=exported.module_kept_var_idx,
+        uses_global_constants=exported.uses_global_constants,
+    )
+
+
+def _portable(
+    exported: export.Exported, name: str, target: str, keep_locations: bool
+) -> tuple[bytes, str]:
+    text = module_text(exported, keep_locations=keep_locations)
+    newest = newest_stablehlo()
+    targets = [*STABLEHLO_TARGETS, newest] if target == "oldest" else [target]
+    for version in targets:
+        try:
+            return portable_bytecode(text, version), version
+        except ValueError as error:
+            last = error
+    raise LoweringError(
+        f"{name} cannot be expressed in StableHLO {targets[-1]}: {_first_line(last)}"
+    ) from last
+
+
+def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
+    calls = custom_calls(bytecode)
+    unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
+    if unstable:
+        raise LoweringError(
+            f"{name} calls {', '.join(unstable)}, of which nobody promises that later releases "
+            "still have it. Compute it with operations of jax.numpy and jax.lax."
+        )
+    return calls
+
+
+def _refuse_callbacks(variant: Variant, name: str) -> None:
+    found = [
+        f"{equation.primitive.name} at {user_line(equation)}"
+        for equation in _equations(variant.jaxpr.jaxpr)
+        if "callback" in equation.primitive.name or equation.primitive.name == "debug_print"
+    ]
+    if found:
+        raise LoweringError(
+            f"{name} calls back into Python, which a program without its Python code cannot do: "
+            f"{'; '.join(found)}. Remove the call, or return the value and use it outside."
+        )
+
+
+def _refuse_constants(variant: Variant, name: str, max_bytes: int) -> None:
+    for constant in variant.jaxpr.consts:
+        size = int(np.size(constant)) * np.dtype(getattr(constant, "dtype", float)).itemsize
+        if size > max_bytes:
+            shape, dtype = np.shape(constant), constant.dtype
+            raise LoweringError(
+                f"{name} uses an array {dtype}[{', '.join(map(str, shape))}] of {size:,} bytes "
+                "that the object does not hold, so it would be written into the program itself. "
+                "Assign it to an attribute of the object and read it from there "
+                f"(or raise SaveOptions(max_constant_bytes={max_bytes}))."
+            )
+
+
+def _equations(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,416 @@
+"""A function and its inputs become a jaxpr and the specs of its outputs.
+
+The arrays of the tracked object are exchanged for traced ones while the Python code runs, and
+whatever lies in their places afterwards are the new values. So code that reads and assigns
+attributes becomes a function of arrays, without knowing it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.extend.core
+import numpy as np
+from jax import export
+
+from exporter.errors import TracingError
+from exporter.jax_internals import symbolic_scope, symbolic_struct
+from exporter.staging import shapes
+from exporter.staging.inputs import Inputs, is_array_like
+from exporter.staging.slots import read_all, write_all
+from exporter.staging.state import (
+    dtype_of,
+    exchanged,
+    from_words,
+    struct_of,
+    to_words,
+    updated,
+)
+from exporter.staging.tracking import TrackedGraph
+from signatures.arguments import Parameter, call_arguments
+from signatures.binding import bind
+from signatures.dtypes import as_dtype
+from signatures.signature import Signature
+from signatures.spec import Dim, TensorSpec
+from signatures.tree import Keyed, Sequential, Static, Structure, flatten, leaf_paths, unflatten
+
+# Tracing exchanges the arrays of live objects, so one thread does it at a time.
+_TRACING = threading.RLock()
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One trace: the function for arrays of given numbers of axes.
+
+    Attributes:
+      ranks: the number of axes of each input that may have any, in order.
+      jaxpr: takes the arrays it reads, then the inputs; returns the arrays it writes, then the
+        outputs. Random keys travel as the words they are made of.
+      reads: the variables whose arrays it takes, by position in the graph.
+      structs: what `flat` takes. Symbols of other objects would be other symbols to JAX.
+      writes: the variables whose arrays it returns anew, by position in the graph.
+      inputs: the inputs with every axis a size or a symbol.
+      outputs: the outputs likewise.
+      dims: the symbols in the inputs, with their bounds.
+    """
+
+    ranks: tuple[int, ...]
+    jaxpr: jax.extend.core.ClosedJaxpr
+    reads: tuple[int, ...]
+    structs: tuple[jax.ShapeDtypeStruct, ...]
+    writes: tuple[int, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...]
+
+    def flat(self, *arrays: jax.Array) -> list[jax.Array]:
+        """The function on flat arrays, for `jax.jit` and `jax.export`."""
+        state, inputs = arrays[: len(self.reads)], arrays[len(self.reads) :]
+        # The jaxpr takes every variable of the graph. Those it does not use may be anything.
+        unread = len(self.jaxpr.jaxpr.invars) - len(inputs)
+        given: list[jax.Array | None] = [None] * unread
+        for position, array in zip(self.reads, state, strict=True):
+            given[position] = array
+        return list(jax.core.eval_jaxpr(self.jaxpr.jaxpr, self.jaxpr.consts, *given, *inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class ConcreteFunction:
+    """One trace of a function, or one for each number of axes where a spec leaves it open.
+
+    Attributes:
+      name: what the function is called.
+      doc: its docstring.
+      parameters: its parameters as Python knows them.
+      arguments: for each parameter what stands there, arrays by position in the inputs.
+      result: what it returns, arrays by position in the outputs.
+      signature: its named inputs and outputs.
+      signature_problem: why it cannot be called as a signature, or `None`.
+      graph: the object it was traced with.
+      variants: the traces.
+      untraced: the numbers of axes with which it cannot be traced, and why.
+      notes: what the reader of a report should know.
+    """
+
+    name: str
+    doc: str | None
+    parameters: tuple[Parameter, ...]
+    arguments: Mapping[str, Structure]
+    result: Structure
+    signature: Signature
+    signature_problem: str | None
+    graph: TrackedGraph
+    variants: tuple[Variant, ...]
+    untraced: tuple[tuple[tuple[int, ...], str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    # Marks the class as one whose instances are saved as functions.
+    __exporter_stored__ = None
+
+    @property
+    def jaxpr(self) -> jax.extend.core.ClosedJaxpr:
+        """The trace, of the first variant: variables and inputs to new variables and outputs."""
+        return self.variants[0].jaxpr
+
+    @property
+    def structured_input_signature(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The positional and keyword arguments, each array as its spec."""
+        specs = list(self.signature.inputs.values())
+        return call_arguments(self.parameters, self.arguments, specs)
+
+    @property
+    def structured_outputs(self) -> object:
+        """What the function returns, each array as its spec."""
+        return unflatten(self.result, list(self.signature.outputs.values()))
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Run the trace on the object it was made from, by position or by input name.
+
+        Raises:
+          BindError: if the values do not fit the signature.
+        """
+        named = dict(zip(self.signature.inputs, args, strict=False)) | kwargs
+        bound = bind(self.signature, (), named)
+        open_ranks = tuple(
+            np.ndim(value)  # type: ignore[arg-type]  # an array
+            for value, spec in zip(bound.values, self.signature.inputs.values(), strict=True)
+            if spec.shape is None
+        )
+        for variant, call in self._calls:
+            if variant.ranks == open_ranks:
+                return unflatten(self.result, run(variant, self.graph, call, bound.values))
+        raise TracingError(f"{self.name} was not traced for inputs of {open_ranks} axes.")
+
+    @cached_property
+    def _calls(self) -> list[tuple[Variant, Callable[..., Sequence[jax.Array]]]]:
+        return [
+            (variant, jax.jit(export.export(jax.jit(variant.flat))(*variant.structs).call))
+            for variant in self.variants
+        ]
+
+    def __repr__(self) -> str:
+        return f"<ConcreteFunction {self.signature}>"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is traced.
+
+    Attributes:
+      call: the Python function, bound to its object.
+      name: what it is called in messages.
+      doc: its docstring.
+      parameters: its parameters as Python knows them.
+    """
+
+    call: Callable[..., object]
+    name: str
+    doc: str | None
+    parameters: tuple[Parameter, ...]
+
+
+def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunction:
+    """The traces of a function for some inputs, and the arrays it may read and assign.
+
+    Raises:
+      TracingError: if there is no number of axes with which it can be traced.
+      StateError: if it leaves an array where none was, or one of another shape or dtype.
+      Exception: whatever the function itself raises, with a note that names it.
+    """
+    traced: list[_Traced] = []
+    untraced: list[tuple[tuple[int, ...], str]] = []
+    for ranks in shapes.rank_choices(inputs.specs, subject.name):
+        try:
+            traced.append(_trace_ranks(subject, inputs, graph, ranks))
+        except Exception as error:  # the user's code may refuse some numbers of axes in any way
+            if not ranks:
+                raise
+            untraced.append((ranks, _first_line(error)))
+            last = error
+    if not traced:
+        raise TracingError(
+            f"{subject.name} cannot be traced with any number of axes that its input_signature "
+            f"allows; the last attempt failed with: {_first_line(last)}"
+        ) from last
+    results = {one.result for one in traced}
+    if len(results) > 1:
+        raise TracingError(f"{subject.name} returns other structures for other numbers of axes.")
+    result = results.pop()
+    names, problem = output_names(result)
+    variants = tuple(one.variant for one in traced)
+    public = {str(spec.name): spec for spec in traced[0].public}
+    outputs = {
+        name: _public_output([variant.outputs[index] for variant in variants], name)
+        for index, name in enumerate(names)
+    }
+    return ConcreteFunction(
+        name=subject.name,
+        doc=subject.doc,
+        parameters=subject.parameters,
+        arguments=inputs.arguments,
+        result=result,
+        signature=Signature(subject.name, public, outputs, inputs.defaults),
+        signature_problem=problem,
+        graph=graph,
+        variants=variants,
+        untraced=tuple(untraced),
+        notes=tuple(dict.fromkeys(one.note for one in traced if one.note)),
+    )
+
+
+def run(
+    variant: Variant,
+    graph: TrackedGraph,
+    call: Callable[..., Sequence[jax.Array]],
+    values: Sequence[object],
+) -> list[object]:
+    """Run a trace on an object, write its state back, return the outputs."""
+    state = read_all([graph.variables[index].place for index in variant.reads])
+    results = list(call(*(to_words(value) for value in (*state, *values))))
+    written = [graph.variables[index] for index in variant.writes]
+    new = [from_words(a, dtype_of(v)) for a, v in zip(results, written, strict=False)]
+    write_all([variable.place for variable in written], new)
+    outputs = zip(results[len(new) :], variant.outputs, strict=True)
+    return [from_words(value, spec.dtype) for value, spec in outputs]
+
+
+def output_names(result: Structure) -> tuple[list[str], str | None]:
+    """A name for each output, and why the outputs are not those of a signature, or `None`.
+
+    A signature returns one array, or a flat list, tuple, namedtuple or dict of them.
+    """
+    pairs = list(leaf_paths(result))
+    named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
+    names = [path if named else f"output_{path or 0}" for path, _ in pairs]
+    return names, _result_problem(result)
+
+
+def _result_problem(result: Structure) -> str | None:
+    advice = "A signature returns an array, or a flat list, tuple or dict of arrays."
+    if isinstance(result, Static):
+        return f"it returns {result.value!r}. {advice}"
+    if isinstance(result, Keyed):
+        for key in result.keys:
+            if not isinstance(key, str):
+                return f"it returns a dict with the key {key!r}, which is not text. {advice}"
+    if isinstance(result, Sequential | Keyed):
+        named = result.keys if isinstance(result, Keyed) else result.fields
+        keys = named or [f"output_{i}" for i in range(len(result.items))]
+        for key, item in zip(keys, result.items, strict=True):
+            if isinstance(item, Static):
+                return f"its output {key!r} is {item.value!r}. {advice}"
+            if isinstance(item, Sequential | Keyed):
+                kind = "dict" if isinstance(item, Keyed) else item.kind
+                return f"its output {key!r} is a {kind}. {advice}"
+        if not result.items:
+            return f"it returns nothing. {advice}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Traced:
+    variant: Variant
+    result: Structure
+    public: tuple[TensorSpec, ...]
+    note: str | None
+
+
+def _trace_ranks(
+    subject: Subject, inputs: Inputs, graph: TrackedGraph, ranks: tuple[int, ...]
+) -> _Traced:
+    """One variant, with free axes independent of each other if possible, else tied together."""
+    first: Exception | None = None
+    for attempt in shapes.attempts(inputs.specs, ranks):
+        try:
+            variant, result = _trace_once(subject, inputs, attempt.specs, graph, ranks)
+        except Exception as error:  # the user's own, or JAX's about sizes it cannot compare
+            first = first or error
+            continue
+        return _Traced(variant, result, attempt.public, attempt.note)
+    assert first is not None
+    shown = ", ".join(f"{spec.name}: {spec}" for spec in inputs.specs)
+    first.add_note(f"This happened while tracing {subject.name}({shown}).")
+    raise first
+
+
+def _trace_once(
+    subject: Subject,
+    inputs: Inputs,
+    specs: tuple[TensorSpec, ...],
+    graph: TrackedGraph,
+    ranks: tuple[int, ...],
+) -> tuple[Variant, Structure]:
+    dims = shapes.dims_of(inputs.specs, specs)
+    scope = symbolic_scope(dims)
+    variables = graph.variables
+    writes: list[int] = []
+    outputs: list[TensorSpec] = []
+    structures: list[Structure] = []
+
+    def flat(state: list[jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
+        before = [from_words(a, dtype_of(v)) for a, v in zip(state, variables, strict=True)]
+        given = [from_words(a, spec.dtype) for a, spec in zip(arrays, specs, strict=True)]
+        with exchanged(graph, before):
+            args, kwargs = call_arguments(subject.parameters, inputs.arguments, given)
+            structure, results = flatten_result(subject.call(*args, **kwargs))
+            after = read_all([variable.place for variable in variables])
+            changed = [
+                (index, updated(variables[index], new))
+                for index, (old, new) in enumerate(zip(before, after, strict=True))
+                if new is not old
+            ]
+        structures.append(structure)
+        writes.extend(index for index, _ in changed)
+        outputs.extend(_spec_of(array) for array in results)
+        return [to_words(array) for array in (*(new for _, new in changed), *results)]
+
+    with _TRACING:
+        state = [struct_of(variable) for variable in variables]
+        given = [symbolic_struct(spec, scope) for spec in specs]
+        traced = jax.jit(flat).trace(state, given)
+    reads = _used(traced.jaxpr, len(variables))
+    return Variant(
+        ranks=ranks,
+        jaxpr=traced.jaxpr,
+        reads=tuple(reads),
+        structs=(*(state[index] for index in reads), *given),
+        writes=tuple(writes),
+        inputs=specs,
+        outputs=tuple(outputs),
+        dims=dims,
+    ), structures[0]
+
+
+def flatten_result(returned: object) -> tuple[Structure, list[object]]:
+    """The structure of what a function returned, and its arrays.
+
+    Raises:
+      TracingError: if something in it is neither an array nor a container of arrays.
+    """
+    structure, leaves = flatten(_as_arrays(returned), _is_output)
+    opaque = next(_opaque_parts(structure), None)
+    if opaque is not None:
+        raise TracingError(
+            f"the function returns {opaque.value if opaque.opaque else repr(opaque.value)}, which "
+            "is not an array. It may return arrays, numbers and None, in lists, tuples and dicts."
+        )
+    return structure, [to_words_or_key(leaf) for leaf in leaves]
+
+
+def to_words_or_key(leaf: object) -> object:
+    """An output as an array, keys left as they are."""
+    return leaf if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf)  # type: ignore[arg-type]
+
+
+def _as_arrays(value: object) -> object:
+    """The value with mutable arrays read: a returned Variable is its value."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    if hasattr(value, "__jax_array__"):
+        return value.__jax_array__()
+    if isinstance(value, dict):
+        return {key: _as_arrays(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_as_arrays, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_as_arrays, value))
+    return value
+
+
+def _is_output(value: object) -> bool:
+    return is_array_like(value) or isinstance(value, bool | int | float | complex)
+
+
+def _opaque_parts(structure: Structure) -> Iterator[Static]:
+    if isinstance(structure, Static):
+        if structure.opaque or structure.value is not None:
+            yield structure
+    elif isinstance(structure, Sequential | Keyed):
+        for item in structure.items:
+            yield from _opaque_parts(item)
+
+
+def _spec_of(array: object) -> TensorSpec:
+    shape = tuple(axis if isinstance(axis, int) else str(axis) for axis in array.shape)  # type: ignore[attr-defined]
+    return TensorSpec(shape, as_dtype(array.dtype))  # type: ignore[attr-defined]  # an array
+
+
+def _public_output(specs: Sequence[TensorSpec], name: str) -> TensorSpec:
+    """One output as callers see it: of any rank if it differs between variants."""
+    shown = {shapes.public_shape(spec) for spec in specs}
+    return TensorSpec(shown.pop() if len(shown) == 1 else None, specs[0].dtype, name)
+
+
+def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:
+    """The positions among the first `count` inputs of a jaxpr that it uses."""
+    inner = jaxpr.jaxpr
+    used = {id(atom) for equation in inner.eqns for atom in equation.invars}
+    used |= {id(atom) for atom in inner.outvars}
+    return [index for index, variable in enumerate(inner.invars[:count]) if id(variable) in used]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

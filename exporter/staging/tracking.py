@@ -1,0 +1,414 @@
+"""An object and all it reaches, as a graph of named variables and functions.
+
+The walk goes depth first through attributes, lists, dicts and tuples, and remembers what it has
+seen, so that a thing with two names is one node and a circle ends. Plain objects are walked
+through their attributes; those of a framework as its file under `frameworks/` says. Whatever
+leads to no variable and no function is left out, except inside a list, tuple or dict, whose
+lengths and keys stay as they are.
+"""
+
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from exporter.errors import TrackingError
+from exporter.staging.frameworks import Framework, frameworks
+from exporter.staging.slots import (
+    AttributeSlot,
+    ItemSlot,
+    Place,
+    Slot,
+    VariableSlot,
+    is_array,
+)
+from exporter.variable import Variable
+from signatures.tree import Scalar
+
+Path = tuple[Scalar, ...]
+
+# The attribute by which a loaded function or a trace offers itself to be saved again.
+STORED = "__exporter_stored__"
+
+# Objects of these packages are values to us, not holders of a user's state.
+_CLOSED_PACKAGES = frozenset(sys.stdlib_module_names | {"numpy", "jax", "jaxlib", "ml_dtypes"})
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing in the graph.
+
+    Attributes:
+      kind: `object`, `list`, `tuple`, `namedtuple`, `dict`, `variable`, `function` or `value`.
+      name: the class of an object or the type name of a namedtuple.
+      keys: the attribute names, fields or keys of the children.
+      children: the positions of the children among the nodes.
+      index: the position among the variables or functions.
+      value: the Python value.
+    """
+
+    kind: str
+    name: str = ""
+    keys: Path = ()
+    children: tuple[int, ...] = ()
+    index: int = -1
+    value: Scalar = None
+
+
+@dataclass(frozen=True)
+class TrackedVariable:
+    """One array of the graph.
+
+    Attributes:
+      path: the first way to it from the root.
+      place: where it lives.
+      trainable: whether an optimiser should change it.
+      collection: the kind of state: `Variable`, `array`, or a framework's own name.
+      shareable: whether it is a bare array, that the same array elsewhere is an alias of.
+    """
+
+    path: Path
+    place: Place
+    trainable: bool
+    collection: str
+    shareable: bool = False
+
+    def read(self) -> jax.Array | np.ndarray:
+        """The array now."""
+        return self.place.read()  # type: ignore[return-value]  # a place holds an array
+
+
+@dataclass(frozen=True)
+class TrackedFunction:
+    """A function of the graph and the first way to it from the root."""
+
+    path: Path
+    function: object
+
+
+@dataclass(frozen=True)
+class TrackedGraph:
+    """What a root object reaches.
+
+    Attributes:
+      nodes: every thing, the root first.
+      variables: every array, each place once.
+      functions: every decorated function, each once.
+      holders: every object, list and dict that was walked, with its path.
+      layout: every node, those that lead nowhere included: two graphs with equal layouts have the
+        same shape and the same Python numbers, flags and texts in it.
+    """
+
+    nodes: tuple[Node, ...]
+    variables: tuple[TrackedVariable, ...]
+    functions: tuple[TrackedFunction, ...]
+    holders: tuple[tuple[Path, object], ...]
+    layout: tuple[Node, ...]
+    frameworks: tuple[Framework, ...]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within the block, objects of frameworks may be changed, even under a trace."""
+        with ExitStack() as stack:
+            for _, holder in self.holders:
+                for framework in self.frameworks:
+                    if framework.is_node(holder):
+                        stack.enter_context(framework.opened(holder))
+            yield
+
+    @property
+    def boxes(self) -> Iterator[Variable]:
+        """The `exporter.Variable`s among the variables."""
+        for variable in self.variables:
+            if isinstance(variable.place.slot, VariableSlot):
+                yield variable.place.slot.variable
+
+    def with_root_function(self, name: str, function: object) -> "TrackedGraph":
+        """The same graph with one more function at the root."""
+        child = Node("function", index=len(self.functions))
+        root = self.nodes[0]
+        keys, children = (*root.keys, name), (*root.children, len(self.nodes))
+        return replace(
+            self,
+            nodes=(replace(root, keys=keys, children=children), *self.nodes[1:], child),
+            functions=(*self.functions, TrackedFunction((name,), function)),
+        )
+
+    def root_functions(self) -> Iterator[tuple[str, int]]:
+        """The functions that are attributes of the root: name and position."""
+        for key, child in zip(self.nodes[0].keys, self.nodes[0].children, strict=True):
+            if self.nodes[child].kind == "function":
+                yield str(key), self.nodes[child].index
+
+
+def track(root: object) -> TrackedGraph:
+    """The graph of everything that `root` reaches.
+
+    Raises:
+      TrackingError: if the root is not an object with attributes, or an array is held in a way
+        that cannot be saved.
+    """
+    return _Walk().graph(root)
+
+
+def dotted(path: Iterable[Scalar]) -> str:
+    """A path as Python would write it after the root: `layers[0].kernel`."""
+    text = ""
+    for key in path:
+        if isinstance(key, str) and key.isidentifier():
+            text += f".{key}" if text else key
+        else:
+            text += f"[{key!r}]"
+    return text or "the object"
+
+
+def is_function(value: object) -> bool:
+    """Whether the value is a decorated, concrete or loaded function."""
+    return hasattr(type(value), STORED)
+
+
+class _Walk:
+    """The state of one walk. Nodes are reserved before their children, so that circles close."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.seen: dict[object, int] = {}
+        self.variables: list[TrackedVariable] = []
+        self.functions: list[TrackedFunction] = []
+        self.holders: list[tuple[Path, object]] = []
+        self.frameworks = frameworks()
+
+    def graph(self, root: object) -> TrackedGraph:
+        if not self.is_holder(root) or isinstance(root, list | dict | tuple):
+            raise TrackingError(
+                f"{_short(root)} cannot be saved: an object with attributes was expected, such as "
+                "an instance of your class or a Flax module. To save functions or arrays, assign "
+                "them to the attributes of one."
+            )
+        self.visit(root, (), None)
+        nodes = _pruned(self.nodes)
+        return TrackedGraph(
+            nodes,
+            tuple(self.variables),
+            tuple(self.functions),
+            tuple(self.holders),
+            tuple(self.nodes),
+            tuple(self.frameworks),
+        )
+
+    def is_holder(self, value: object) -> bool:
+        if isinstance(value, list | dict | tuple):
+            return True
+        if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType):
+            return False
+        if any(framework.is_node(value) for framework in self.frameworks):
+            return True
+        package = type(value).__module__.partition(".")[0]
+        if package in _CLOSED_PACKAGES and not isinstance(value, types.SimpleNamespace):
+            return False
+        return hasattr(value, "__dict__") or bool(_slot_names(value))
+
+    def visit(self, value: object, path: Path, slot: Slot | None) -> int:
+        """The position of the node for a value found at `path`, in `slot` if it can be swapped."""
+        box = self.box(value)
+        if box is not None:
+            return self.visit_box(value, box, path)
+        if is_function(value):
+            return self.visit_function(value, path)
+        if is_array(value):
+            return self.visit_array(Place(slot, 0) if slot else None, path)
+        if not self.is_holder(value):
+            return self.add(_value_node(value))
+        if id(value) in self.seen:
+            return self.seen[id(value)]
+        if isinstance(value, tuple):
+            return self.visit_tuple(value, path, slot, [0])
+        index = self.seen[id(value)] = self.add(Node("value"))
+        self.holders.append((path, value))
+        self.nodes[index] = self.contents(value, path)
+        return index
+
+    def contents(self, value: object, path: Path) -> Node:
+        if isinstance(value, list):
+            items = [
+                self.visit(item, (*path, i), ItemSlot(value, i)) for i, item in enumerate(value)
+            ]
+            return Node("list", children=tuple(items))
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str | int | bool | float | None):
+                    raise TrackingError(
+                        f"{dotted(path)} has the key {_short(key)}; the keys of a dict that is "
+                        "saved are text or numbers."
+                    )
+            children = [
+                self.visit(item, (*path, key), ItemSlot(value, key)) for key, item in value.items()
+            ]
+            return Node("dict", keys=tuple(value), children=tuple(children))
+        names, children = [], []
+        for name, item in self.attributes(value):
+            names.append(name)
+            children.append(self.visit(item, (*path, name), AttributeSlot(value, name)))
+        class_name = getattr(value, "__dict__", {}).get("__class_name__", type(value).__name__)
+        return Node("object", class_name, tuple(names), tuple(children))
+
+    def attributes(self, value: object) -> Iterator[tuple[str, object]]:
+        """What the object holds, then the decorated functions of its class."""
+        framework = next((f for f in self.frameworks if f.is_node(value)), None)
+        own = {
+            name: item
+            for name, item in (
+                framework.attributes(value) if framework else _attributes(value).items()
+            )
+            if name == "__call__" or not name.startswith("__")  # the books of loaded models
+        }
+        yield from own.items()
+        for name, attribute in _class_attributes(type(value)).items():
+            if name not in own and is_function(_unwrapped(attribute)):
+                yield name, getattr(value, name)
+
+    def visit_tuple(
+        self, value: tuple[object, ...], path: Path, slot: Slot | None, position: list[int]
+    ) -> int:
+        """A tuple cannot be changed, so its arrays live in the slot that holds the tuple."""
+        fields = getattr(value, "_fields", ())
+        children = []
+        for key, item in zip(fields or range(len(value)), value, strict=True):
+            here = (*path, key)
+            if is_array(item):
+                children.append(self.visit_array(Place(slot, position[0]) if slot else None, here))
+                position[0] += 1
+            elif isinstance(item, tuple):
+                children.append(self.visit_tuple(item, here, slot, position))
+            else:
+                children.append(self.visit(item, here, None))
+        kind, name = ("namedtuple", type(value).__name__) if fields else ("tuple", "")
+        return self.add(Node(kind, name, fields, tuple(children)))
+
+    def box(self, value: object) -> tuple[Slot, bool, str] | None:
+        if isinstance(value, Variable):
+            return VariableSlot(value), value.trainable, value.collection
+        for framework in self.frameworks:
+            parts = framework.box(value)
+            if parts:
+                return parts.slot, parts.trainable, parts.collection
+        return None
+
+    def visit_box(self, value: object, box: tuple[Slot, bool, str], path: Path) -> int:
+        if id(value) in self.seen:
+            return self.seen[id(value)]
+        slot, trainable, collection = box
+        content = slot.read()
+        if is_array(content):
+            variable = TrackedVariable(path, Place(slot, 0), trainable, collection)
+            index = self.add_variable(variable)
+        elif isinstance(content, tuple):
+            index = self.visit_tuple(content, path, slot, [0])
+        else:
+            index = self.add(_value_node(content))
+        self.seen[id(value)] = index
+        return index
+
+    def visit_array(self, place: Place | None, path: Path) -> int:
+        assert place is not None, "every array is found in a slot"
+        value = place.read()
+        trainable = jax.numpy.issubdtype(value.dtype, np.inexact)  # type: ignore[attr-defined]
+        return self.add_variable(TrackedVariable(path, place, bool(trainable), "array", True))
+
+    def add_variable(self, variable: TrackedVariable) -> int:
+        self.variables.append(variable)
+        return self.add(Node("variable", index=len(self.variables) - 1))
+
+    def visit_function(self, value: object, path: Path) -> int:
+        key = ("function", value)
+        if key not in self.seen:
+            self.functions.append(TrackedFunction(path, value))
+            self.seen[key] = self.add(Node("function", index=len(self.functions) - 1))
+        return self.seen[key]
+
+    def add(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+
+def _value_node(value: object) -> Node:
+    return Node("value", value=value if isinstance(value, Scalar) else None)
+
+
+def _attributes(value: object) -> dict[str, object]:
+    found = {name: getattr(value, name) for name in _slot_names(value) if hasattr(value, name)}
+    return found | dict(getattr(value, "__dict__", {}))
+
+
+def _slot_names(value: object) -> list[str]:
+    names: list[str] = []
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def _class_attributes(cls: type) -> Mapping[str, object]:
+    """The attributes of a class, the inherited ones first, each as its last override has it."""
+    found: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        found.update(vars(base))
+    return found
+
+
+def _unwrapped(attribute: object) -> object:
+    return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
+
+
+def _pruned(nodes: list[Node]) -> tuple[Node, ...]:
+    """The nodes that lead to a variable or function, renumbered; containers keep all their items."""
+    parents: dict[int, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for child in node.children:
+            parents.setdefault(child, []).append(index)
+    useful: set[int] = {0}
+    waiting = [i for i, node in enumerate(nodes) if node.kind in ("variable", "function")]
+    while waiting:
+        index = waiting.pop()
+        if index not in useful or index == 0:
+            useful.add(index)
+            waiting += [parent for parent in parents.get(index, ()) if parent not in useful]
+    kept: dict[int, int] = {}
+    order: list[int] = []
+
+    def keep(index: int) -> None:
+        if index in kept:
+            return
+        kept[index] = len(order)
+        order.append(index)
+        node = nodes[index]
+        for child in node.children:
+            if node.kind != "object" or child in useful or _is_container(nodes, child):
+                keep(child)
+
+    keep(0)
+    return tuple(_renumbered(nodes[index], kept) for index in order)
+
+
+def _is_container(nodes: list[Node], index: int) -> bool:
+    """Whether a list, tuple or dict holds nothing but plain values, all the way down."""
+    node = nodes[index]
+    if node.kind in ("list", "tuple", "namedtuple", "dict"):
+        return all(nodes[c].kind == "value" for c in node.children)
+    return False
+
+
+def _renumbered(node: Node, kept: Mapping[int, int]) -> Node:
+    pairs = list(zip(node.keys or [None] * len(node.children), node.children, strict=True))
+    pairs = [(key, kept[child]) for key, child in pairs if child in kept]
+    keys = tuple(key for key, _ in pairs) if node.keys else ()
+    return replace(node, keys=keys, children=tuple(child for _, child in pairs))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,198 @@
+"""A mutable array that plain classes hold, the same while a model is built and after it is loaded.
+
+JAX arrays never change. A `Variable` is the box around one that can be given another value, so
+that a function can count, and the change can be followed into the program and back.
+"""
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from exporter.errors import StateError, TrackingError
+
+# The variables that the function being traced may use, by identity. Outside of a trace it is
+# None and every variable may be used.
+_in_reach: ContextVar[frozenset[int] | None] = ContextVar("in_reach", default=None)
+
+
+class Variable:
+    """A mutable array: read and assign `.value`, inside decorated functions and outside.
+
+    It can be used wherever an array can: in arithmetic, in `jax.numpy` functions, in
+    `numpy.asarray`.
+
+    Attributes:
+      trainable: whether an optimiser should change it.
+      name: what it is called in messages, or `None`. Where it is saved depends on the attribute
+        it is assigned to, not on this.
+      collection: the kind of state, for example `Param` or `BatchStat`.
+    """
+
+    __slots__ = ("__weakref__", "_made_in", "_value", "collection", "name", "trainable")
+
+    def __init__(
+        self,
+        value: object,
+        trainable: bool = True,
+        name: str | None = None,
+        *,
+        collection: str = "Variable",
+    ) -> None:
+        """A variable with a first value.
+
+        Args:
+          value: an array, or what `jax.numpy.asarray` makes one of. Its shape and dtype stay.
+          trainable: whether an optimiser should change it.
+          name: what it is called in messages.
+          collection: the kind of state.
+        """
+        self.trainable = trainable
+        self.name = name
+        self.collection = collection
+        self._made_in = _in_reach.get()
+        self._value: jax.Array = jnp.asarray(value)  # type: ignore[arg-type]  # checked by JAX
+
+    @property
+    def value(self) -> jax.Array:
+        """The array. Assigning needs the same shape and dtype.
+
+        Raises:
+          StateError: on assigning an array of another shape or dtype, or a traced one where it
+            would outlive its trace.
+          TrackingError: in a traced function, if the variable is not part of the saved object.
+        """
+        self._check_reach()
+        return self._value
+
+    @value.setter
+    def value(self, new: object) -> None:
+        self._check_reach()
+        if isinstance(new, Variable):
+            new = new.value
+        old = self._value
+        array = jnp.asarray(new) if hasattr(new, "dtype") else jnp.asarray(new, dtype=old.dtype)  # type: ignore[arg-type]
+        if array.shape != old.shape or array.dtype != old.dtype:
+            raise StateError(
+                f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
+            )
+        traced = isinstance(array, jax.core.Tracer)
+        if traced and not isinstance(old, jax.core.Tracer) and self._made_in is None:
+            raise StateError(
+                f"{self._title()} cannot be assigned under jax.jit or another transformation of "
+                "JAX: the traced value would outlive its trace. Assign it in an "
+                "@exporter.function, or return the value and assign it outside."
+            )
+        self._value = array
+
+    def _check_reach(self) -> None:
+        reach = _in_reach.get()
+        if reach is not None and self._made_in is not reach and id(self) not in reach:
+            raise TrackingError(
+                f"{self._title()} is used by the function but is not part of the saved object, so "
+                "its value would be lost. Assign it to an attribute of the object, or of one that "
+                "the object holds."
+            )
+
+    def _title(self) -> str:
+        return f"Variable {self.name!r}" if self.name else f"a Variable of {_type(self._value)}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return self._value.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The dtype of the value."""
+        return self._value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._value.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(self._value.size)
+
+    @property
+    def T(self) -> jax.Array:
+        """The value with its axes reversed."""
+        return self.value.T
+
+    def __jax_array__(self) -> jax.Array:
+        return self.value
+
+    def __array__(
+        self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None
+    ) -> np.ndarray:
+        return np.array(self.value, dtype=dtype, copy=copy)
+
+    def __getitem__(self, index: object) -> jax.Array:
+        return self.value[index]  # type: ignore[index]  # whatever JAX takes
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __repr__(self) -> str:
+        name = f", name={self.name!r}" if self.name else ""
+        frozen = "" if self.trainable else ", trainable=False"
+        return f"Variable({self._value!r}{frozen}{name})"
+
+
+def _type(array: jax.Array) -> str:
+    return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+
+
+def _forward(operation: Callable[..., object], reflected: bool) -> Callable[..., object]:
+    def forward(self: Variable, *others: object) -> object:
+        values = [other.value if isinstance(other, Variable) else other for other in others]
+        return operation(*values, self.value) if reflected else operation(self.value, *values)
+
+    return forward
+
+
+for _name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]:
+    _operation = getattr(operator, f"__{_name}__")
+    setattr(Variable, f"__{_name}__", _forward(_operation, reflected=False))
+    setattr(Variable, f"__r{_name}__", _forward(_operation, reflected=True))
+for _name in ["neg", "pos", "abs", "invert", "lt", "le", "gt", "ge"]:
+    setattr(Variable, f"__{_name}__", _forward(getattr(operator, f"__{_name}__"), reflected=False))
+
+
+@contextmanager
+def only(variables: frozenset[int]) -> Iterator[None]:
+    """Within the block, a function may use these variables (by identity) and new ones only."""
+    token = _in_reach.set(variables)
+    try:
+        yield
+    finally:
+        _in_reach.reset(token)
+
+
+def get_raw(variable: Variable) -> jax.Array:
+    """The array, traced or not, without asking whether the variable may be used."""
+    return variable._value
+
+
+def set_raw(variable: Variable, value: jax.Array) -> None:
+    """Assign without any check. For those who put the old value back themselves."""
+    variable._value = value

@@ -1,0 +1,170 @@
+"""The Python arguments of a function: its parameters, and where its arrays stand in them."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from signatures.errors import BindError
+from signatures.tree import (
+    Keyed,
+    Leaf,
+    Sequential,
+    Static,
+    Structure,
+    children,
+    describe,
+    same,
+    unflatten,
+)
+
+REQUIRED = inspect.Parameter.empty
+
+_KINDS = {str(kind.name).lower(): kind for kind in inspect._ParameterKind}
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A default value of a kind that an artifact cannot hold. Only leaving it out matches it."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a Python function.
+
+    Attributes:
+      name: as in the function's definition.
+      kind: as in `inspect`, in lower case: `positional_or_keyword`, `var_positional`, ...
+      default: the value taken when the argument is left out, or `REQUIRED`.
+    """
+
+    name: str
+    kind: str = "positional_or_keyword"
+    default: object = REQUIRED
+
+    @classmethod
+    def of(cls, parameter: inspect.Parameter) -> "Parameter":
+        """The same parameter as plain data."""
+        return cls(parameter.name, parameter.kind.name.lower(), parameter.default)
+
+    @property
+    def is_variadic(self) -> bool:
+        """Whether this is `*args` or `**kwargs`."""
+        return self.kind.startswith("var_")
+
+
+def python_signature(parameters: Iterable[Parameter]) -> inspect.Signature:
+    """The signature that `inspect` would give for the function."""
+    return inspect.Signature(
+        [inspect.Parameter(p.name, _KINDS[p.kind], default=p.default) for p in parameters]
+    )
+
+
+def bind_arguments(
+    python: inspect.Signature, name: str, args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, object]:
+    """The value of every parameter, defaults filled in, in the order of the definition.
+
+    Raises:
+      BindError: as Python would for a wrong number of arguments or an unknown keyword.
+    """
+    try:
+        bound = python.bind(*args, **kwargs)
+    except TypeError as error:
+        raise BindError(f"{name}{python}: {error}.") from error
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def call_arguments(
+    parameters: Iterable[Parameter], arguments: Mapping[str, Structure], leaves: Sequence[object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The positional and keyword arguments with which to call, arrays being `leaves`."""
+    args: list[object] = []
+    kwargs: dict[str, object] = {}
+    for parameter in parameters:
+        value = unflatten(arguments[parameter.name], leaves)
+        if parameter.kind == "keyword_only":
+            kwargs[parameter.name] = value
+        elif parameter.kind == "var_positional":
+            args += value  # type: ignore[arg-type]  # a tuple
+        elif parameter.kind == "var_keyword":
+            kwargs |= value  # type: ignore[operator]  # a dict
+        else:
+            args.append(value)
+    return tuple(args), kwargs
+
+
+def match(
+    arguments: Mapping[str, Structure], values: Mapping[str, object], count: int
+) -> tuple[list[object], list[str]]:
+    """The arrays in the values of a call, by index, and what keeps the values from fitting.
+
+    Args:
+      arguments: for each parameter, what was there when the function was traced.
+      values: for each parameter, what is given now.
+      count: how many arrays the arguments hold.
+    """
+    leaves: list[object] = [None] * count
+    problems: list[str] = []
+    for name, structure in arguments.items():
+        _match(structure, values[name], name, leaves, problems)
+    return leaves, problems
+
+
+def _match(
+    structure: Structure, value: object, path: str, leaves: list[object], problems: list[str]
+) -> None:
+    if isinstance(structure, Leaf):
+        leaves[structure.index] = value
+    elif isinstance(structure, Static):
+        if not _is_static(structure, value):
+            problems.append(
+                f"{path}: the value {describe(structure, str)} is part of the saved function, "
+                f"got {_short(value)}"
+            )
+    elif not _same_container(structure, value):
+        expected = describe(structure, lambda _: "array")
+        problems.append(f"{path}: expected {expected}, got {_short(value)}")
+    else:
+        for key, item in children(structure):
+            part = getattr(value, str(key)) if _is_record(structure) else value[key]  # type: ignore[index]
+            _match(item, part, f"{path}/{key}", leaves, problems)
+
+
+def _is_static(structure: Static, value: object) -> bool:
+    if structure.opaque:
+        return repr(value) == structure.value
+    if isinstance(value, np.ndarray) or hasattr(value, "__jax_array__"):
+        return False
+    return bool(same(value, structure.value))
+
+
+def _is_record(structure: Structure) -> bool:
+    return isinstance(structure, Sequential) and bool(structure.fields)
+
+
+def _same_container(structure: Sequential | Keyed, value: object) -> bool:
+    if isinstance(structure, Keyed):
+        return isinstance(value, Mapping) and set(value) == set(structure.keys)
+    if structure.fields:
+        return tuple(getattr(value, "_fields", ())) == structure.fields
+    kind = list if structure.kind == "list" else tuple
+    return (
+        isinstance(value, kind)
+        and not hasattr(value, "_fields")
+        and len(value) == len(structure.items)
+    )
+
+
+def _short(value: object) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array {value.dtype}[{', '.join(map(str, value.shape))}]"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,113 @@
+"""The types of array elements: NumPy's, the small floats and integers of ml_dtypes, random keys."""
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from signatures.errors import SpecError
+
+
+@dataclass(frozen=True)
+class KeyType:
+    """The element type of JAX's typed random keys, for example `key<fry>`.
+
+    Attributes:
+      name: as JAX prints it.
+    """
+
+    name: str
+
+    @property
+    def words(self) -> int:
+        """How many uint32 words one key holds."""
+        return _KEY_WORDS[self.name]
+
+    @property
+    def implementation(self) -> str:
+        """The name under which `jax.random.wrap_key_data` knows this kind of key."""
+        return _KEY_IMPLEMENTATIONS[self.name]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+DType = np.dtype[np.generic] | KeyType
+
+_KEY_WORDS = {"key<fry>": 2, "key<rbg>": 4, "key<urbg>": 4}
+_KEY_IMPLEMENTATIONS = {
+    "key<fry>": "threefry2x32",
+    "key<rbg>": "rbg",
+    "key<urbg>": "unsafe_rbg",
+}
+
+# Every type an artifact may name. NumPy's strings, objects, dates and the long doubles of one
+# machine have no counterpart in a program.
+_NAMES = (
+    "bool",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    *(
+        name
+        for name in (
+            "bfloat16",
+            "int1",
+            "int2",
+            "int4",
+            "uint1",
+            "uint2",
+            "uint4",
+            "float4_e2m1fn",
+            "float6_e2m3fn",
+            "float6_e3m2fn",
+            "float8_e3m4",
+            "float8_e4m3",
+            "float8_e4m3b11fnuz",
+            "float8_e4m3fn",
+            "float8_e4m3fnuz",
+            "float8_e5m2",
+            "float8_e5m2fnuz",
+            "float8_e8m0fnu",
+        )
+        if hasattr(ml_dtypes, name)
+    ),
+)
+_BY_NAME: dict[str, DType] = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES} | {
+    name: KeyType(name) for name in _KEY_WORDS
+}
+
+
+def as_dtype(value: object) -> DType:
+    """The element type that `value` names or has.
+
+    Args:
+      value: a name (`"bfloat16"`), a NumPy or JAX dtype (`np.float32`, `jnp.bfloat16`), a typed
+        key's dtype, or a Python type (`bool`; `float` and `int` are 64 bits wide).
+
+    Raises:
+      SpecError: if no array in a program can have it.
+    """
+    if isinstance(value, KeyType):
+        return value
+    name = value if isinstance(value, str) else getattr(value, "name", None)
+    if not isinstance(name, str):
+        try:
+            name = np.dtype(value).name  # type: ignore[call-overload]  # any object may be given
+        except TypeError:
+            name = repr(value)
+    found = _BY_NAME.get(name)
+    if found is None:
+        raise SpecError(
+            f"{name!r} is not a dtype that a program can have. The choices are "
+            f"{', '.join(_BY_NAME)}."
+        )
+    return found
+
+
+def dtype_name(dtype: DType) -> str:
+    """The name that `as_dtype` reads back."""
+    return dtype.name

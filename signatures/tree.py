@@ -1,0 +1,172 @@
+"""Nested dicts, lists and tuples as plain data: what stands where, without the values.
+
+A structure tells how the arguments of a function, or what it returned, are built from arrays and
+Python values. It refers to arrays by their position, so the arrays themselves travel as a flat
+list. It needs no class of the user's: a namedtuple is kept as its name and fields.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+# Python values that a structure may hold beside arrays, and that JSON can hold.
+Scalar = None | bool | int | float | complex | str | bytes
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An array: the one at `index` in the flat list."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Static:
+    """A Python value that was there when the function was traced.
+
+    Attributes:
+      value: the value, or its `repr` if it is opaque.
+      opaque: whether the value is of a kind that cannot be kept, so that only its `repr` is.
+      original: the value itself if it is opaque, in the process that traced it.
+    """
+
+    value: Scalar
+    opaque: bool = False
+    original: object = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """A list or a tuple; with `fields`, a namedtuple of that type name."""
+
+    kind: str
+    items: tuple["Structure", ...]
+    fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert bool(self.fields) <= (self.kind not in ("list", "tuple"))
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A dict, its keys in the order they were written."""
+
+    keys: tuple[Scalar, ...]
+    items: tuple["Structure", ...]
+
+
+Structure = Leaf | Static | Sequential | Keyed
+
+
+def flatten(value: object, is_leaf: Callable[[object], bool]) -> tuple[Structure, list[object]]:
+    """The structure of `value` and its leaves in order.
+
+    Args:
+      value: any nesting of dicts, lists, tuples, namedtuples, leaves and Python values.
+      is_leaf: says what counts as an array.
+    """
+    leaves: list[object] = []
+    return _flatten(value, is_leaf, leaves), leaves
+
+
+def unflatten(structure: Structure, leaves: Sequence[object]) -> object:
+    """The value with `leaves` where the arrays were."""
+    match structure:
+        case Leaf(index):
+            return leaves[index]
+        case Static(value, opaque, original):
+            return original if opaque else value
+        case Sequential(kind, items, fields):
+            values = [unflatten(item, leaves) for item in items]
+            if kind == "list":
+                return values
+            return tuple(values) if kind == "tuple" else make_record(kind, fields)(*values)
+        case Keyed(keys, items):
+            return {key: unflatten(item, leaves) for key, item in zip(keys, items, strict=True)}
+
+
+def leaf_paths(structure: Structure, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """For each array its path (`"x/0/mask"`, keys and positions joined by '/') and its index."""
+    match structure:
+        case Leaf(index):
+            yield prefix, index
+        case Sequential() | Keyed():
+            for name, item in children(structure):
+                yield from leaf_paths(item, f"{prefix}/{name}" if prefix else str(name))
+
+
+def children(structure: Sequential | Keyed) -> Iterator[tuple[Scalar, Structure]]:
+    """The parts of a container, each with its key, field or position."""
+    match structure:
+        case Sequential(_, items, fields):
+            yield from zip(fields or range(len(items)), items, strict=True)
+        case Keyed(keys, items):
+            yield from zip(keys, items, strict=True)
+
+
+def map_leaves(structure: Structure, change: Callable[[int], Structure]) -> Structure:
+    """The same structure with another part in the place of each array."""
+    match structure:
+        case Leaf(index):
+            return change(index)
+        case Static():
+            return structure
+        case Sequential(kind, items, fields):
+            return Sequential(kind, tuple(map_leaves(item, change) for item in items), fields)
+        case Keyed(keys, items):
+            return Keyed(keys, tuple(map_leaves(item, change) for item in items))
+
+
+def describe(structure: Structure, leaf: Callable[[int], str]) -> str:
+    """The structure as text, as Python would print it."""
+    match structure:
+        case Leaf(index):
+            return leaf(index)
+        case Static(value, opaque):
+            return str(value) if opaque else repr(value)
+        case Sequential(kind, items, fields):
+            parts = [describe(item, leaf) for item in items]
+            if kind == "list":
+                return f"[{', '.join(parts)}]"
+            if kind == "tuple":
+                return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+            named = (f"{name}={part}" for name, part in zip(fields, parts, strict=True))
+            return f"{kind}({', '.join(named)})"
+        case Keyed(keys, items):
+            pairs = zip(keys, items, strict=True)
+            return f"{{{', '.join(f'{key!r}: {describe(item, leaf)}' for key, item in pairs)}}}"
+
+
+def same(left: object, right: object) -> bool:
+    """Whether two Python values are the same choice: equal, and both or neither a bool.
+
+    `3` matches `3.0`, as it does for Python; `True` does not match `1`.
+    """
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def _flatten(value: object, is_leaf: Callable[[object], bool], leaves: list[object]) -> Structure:
+    if is_leaf(value):
+        leaves.append(value)
+        return Leaf(len(leaves) - 1)
+    if isinstance(value, Mapping):
+        items = tuple(_flatten(item, is_leaf, leaves) for item in value.values())
+        return Keyed(tuple(value), items)
+    if isinstance(value, list | tuple):
+        items = tuple(_flatten(item, is_leaf, leaves) for item in value)
+        fields = tuple(getattr(value, "_fields", ()))
+        return Sequential(type(value).__name__ if fields else _kind(value), items, fields)
+    if isinstance(value, Scalar):
+        return Static(value)
+    return Static(repr(value), opaque=True, original=value)
+
+
+def _kind(value: list[object] | tuple[object, ...]) -> str:
+    return "list" if isinstance(value, list) else "tuple"
+
+
+@lru_cache(maxsize=1024)
+def make_record(name: str, fields: tuple[str, ...]) -> Callable[..., object]:
+    """A namedtuple class for a type name and fields, the same one each time."""
+    return namedtuple(name, fields)  # noqa: PYI024  # the fields are known only when loading
