@@ -12,7 +12,6 @@ _HOMES = {
         "ArtifactError",
         "ArtifactExistsError",
         "ArtifactNotFoundError",
-        "ExporterError",
         "FormatVersionError",
         "IncompatibleRuntimeError",
         "LoweringError",
@@ -31,6 +30,7 @@ _HOMES = {
     "signatures": (
         "BindError",
         "Dim",
+        "ExporterError",
         "ResolveError",
         "Signature",
         "SignatureError",

@@ -3,7 +3,6 @@ from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
-from exporter.errors import ExporterError as ExporterError
 from exporter.errors import FormatVersionError as FormatVersionError
 from exporter.errors import IncompatibleRuntimeError as IncompatibleRuntimeError
 from exporter.errors import LoweringError as LoweringError
@@ -21,6 +20,7 @@ from exporter.staging.functions import function as function
 from exporter.staging.tracing import ConcreteFunction as ConcreteFunction
 from exporter.variable import Variable as Variable
 from signatures.errors import BindError as BindError
+from signatures.errors import ExporterError as ExporterError
 from signatures.errors import ResolveError as ResolveError
 from signatures.errors import SignatureError as SignatureError
 from signatures.errors import SpecError as SpecError

@@ -41,6 +41,9 @@ class SaveOptions:
     debug_info: bool = False
 
 
+DEFAULT_OPTIONS = SaveOptions()
+
+
 @dataclass
 class Draft:
     """The functions of an artifact, gathered before anything is written."""
@@ -215,10 +218,12 @@ def _concrete_record(
     )
 
 
-def _program_record(program: LoweredProgram) -> records.ProgramRecord:
-    def tensor(spec: TensorSpec) -> records.PlainTensorRecord:
-        return records.PlainTensorRecord(spec.dtype.name, list(spec.shape or ()))
+def _plain_tensor(spec: TensorSpec) -> records.PlainTensorRecord:
+    axes = [axis for axis in spec.shape or () if axis is not None]
+    return records.PlainTensorRecord(spec.dtype.name, axes)
 
+
+def _program_record(program: LoweredProgram) -> records.ProgramRecord:
     return records.ProgramRecord(
         file="",
         stablehlo_version=program.stablehlo_version,
@@ -229,8 +234,8 @@ def _program_record(program: LoweredProgram) -> records.ProgramRecord:
         custom_calls=list(program.custom_calls),
         variables=list(program.variables),
         updates=list(program.updates),
-        inputs=[tensor(spec) for spec in program.inputs],
-        outputs=[tensor(spec) for spec in program.outputs],
+        inputs=[_plain_tensor(spec) for spec in program.inputs],
+        outputs=[_plain_tensor(spec) for spec in program.outputs],
         dims=[records.dim_record(dim) for dim in program.dims],
         ranks=list(program.ranks),
     )

@@ -23,7 +23,7 @@ from jax import export
 from jax._src import source_info_util
 from jax._src.export import _export
 from jax._src.interpreters import mlir
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be exported
 from jaxlib.mlir import passmanager
 from jaxlib.mlir.dialects import stablehlo
 

@@ -22,7 +22,7 @@ from exporter.runtime.model import (
 )
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
-from exporter.variable import Variable
+from exporter.variable import Variable, mark_donated
 from signatures.spec import TensorSpec
 
 
@@ -74,6 +74,9 @@ def _assemble(
     manifest: records.Manifest, bytecode: Sequence[bytes], variables: Sequence[Variable]
 ) -> LoadedModel:
     lock = threading.RLock()
+    for program in manifest.programs:
+        for number in set(program.variables) & set(program.updates):
+            mark_donated(variables[number])
     specs = [TensorSpec(record.shape, record.dtype) for record in manifest.variables]
     concrete = []
     for index, record in enumerate(manifest.concrete_functions):

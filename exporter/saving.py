@@ -1,6 +1,6 @@
 """From an object to an artifact: the whole upper line of the map, on one page."""
 
-import datetime
+import datetime as dt
 import os
 import platform as python_platform
 import warnings
@@ -17,8 +17,9 @@ import numpy as np
 from exporter.artifact import manifest as records
 from exporter.artifact.layout import MANIFEST, PROGRAMS, check_target, record_files, staged
 from exporter.artifact.variables import variable_record, write_variables
-from exporter.drafting import Draft, SaveOptions
+from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
+from exporter.keys import to_words
 from exporter.staging.functions import Function
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
@@ -43,7 +44,7 @@ def save(
     input_signature: InputSignature | None = None,
     platforms: Sequence[str] = ALL_PLATFORMS,
     overwrite: bool = False,
-    options: SaveOptions = SaveOptions(),
+    options: SaveOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
 
@@ -114,7 +115,7 @@ def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGrap
             f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
             "does not have."
         )
-    forward = Function(type(obj).__call__, input_signature, owner=obj)  # type: ignore[operator]
+    forward = Function(type(obj).__call__, input_signature, owner=obj)
     return graph.with_root_function("__call__", forward)
 
 
@@ -204,7 +205,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
     manifest = records.Manifest(
         format=records.FORMAT,
         format_version=records.FORMAT_VERSION,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         producer=_producer(),
         content=records.Content(
             records.digest_of([records.digest_of(part) for part in parts]),
@@ -262,12 +263,10 @@ def _values_id(entries: Iterable[records.VariableRecord], values: Iterable[objec
     """The same for the same values under the same paths, whenever they are saved."""
     hasher = blake3.blake3()
     for entry, value in zip(entries, values, strict=True):
-        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
         described: Any = (entry.key, entry.dtype, entry.shape)
-        array = np.ascontiguousarray(np.asarray(value))
+        array = np.ascontiguousarray(np.asarray(to_words(value)))
         hasher.update(records.digest_of(described).encode())
-        hasher.update(array.reshape(-1).view(np.uint8))
+        hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
 
 

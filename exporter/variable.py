@@ -4,14 +4,14 @@ JAX arrays never change. A `Variable` is the box around one that can be given an
 that a function can count, and the change can be followed into the program and back.
 """
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.errors import StateError, TrackingError
 
@@ -20,11 +20,11 @@ from exporter.errors import StateError, TrackingError
 _in_reach: ContextVar[frozenset[int] | None] = ContextVar("in_reach", default=None)
 
 
-class Variable:
+class Variable(NDArrayOperatorsMixin):
     """A mutable array: read and assign `.value`, inside decorated functions and outside.
 
-    It can be used wherever an array can: in arithmetic, in `jax.numpy` functions, in
-    `numpy.asarray`.
+    It can be used wherever an array can: in arithmetic, in functions of `jax.numpy` and NumPy, in
+    `numpy.asarray`. Operators give JAX arrays, never another variable.
 
     Attributes:
       trainable: whether an optimiser should change it.
@@ -33,12 +33,20 @@ class Variable:
       collection: the kind of state, for example `Param` or `BatchStat`.
     """
 
-    __slots__ = ("__weakref__", "_made_in", "_value", "collection", "name", "trainable")
+    __slots__ = (
+        "__weakref__",
+        "_is_donated",
+        "_made_in",
+        "_value",
+        "collection",
+        "name",
+        "trainable",
+    )
 
     def __init__(
         self,
         value: object,
-        trainable: bool = True,
+        trainable: bool = True,  # noqa: FBT001, FBT002  # as in TensorFlow's Variable
         name: str | None = None,
         *,
         collection: str = "Variable",
@@ -55,7 +63,8 @@ class Variable:
         self.name = name
         self.collection = collection
         self._made_in = _in_reach.get()
-        self._value: jax.Array = jnp.asarray(value)  # type: ignore[arg-type]  # checked by JAX
+        self._is_donated = False
+        self._value: jax.Array = jnp.asarray(value)
 
     @property
     def value(self) -> jax.Array:
@@ -67,15 +76,13 @@ class Variable:
           TrackingError: in a traced function, if the variable is not part of the saved object.
         """
         self._check_reach()
-        return self._value
+        return self._own(self._value)
 
     @value.setter
     def value(self, new: object) -> None:
         self._check_reach()
-        if isinstance(new, Variable):
-            new = new.value
         old = self._value
-        array = jnp.asarray(new) if hasattr(new, "dtype") else jnp.asarray(new, dtype=old.dtype)  # type: ignore[arg-type]
+        array = jnp.asarray(new, dtype=None if hasattr(new, "dtype") else old.dtype)
         if array.shape != old.shape or array.dtype != old.dtype:
             raise StateError(
                 f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
@@ -87,7 +94,11 @@ class Variable:
                 "JAX: the traced value would outlive its trace. Assign it in an "
                 "@exporter.function, or return the value and assign it outside."
             )
-        self._value = array
+        self._value = self._own(array)
+
+    def _own(self, array: jax.Array) -> jax.Array:
+        """The array, or a copy if programs take the buffer for themselves."""
+        return jnp.copy(array) if self._is_donated else array
 
     def _check_reach(self) -> None:
         reach = _in_reach.get()
@@ -122,7 +133,7 @@ class Variable:
         return int(self._value.size)
 
     @property
-    def T(self) -> jax.Array:
+    def T(self) -> jax.Array:  # noqa: N802  # as arrays have it
         """The value with its axes reversed."""
         return self.value.T
 
@@ -130,12 +141,27 @@ class Variable:
         return self.value
 
     def __array__(
-        self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None
+        self,
+        dtype: np.dtype[np.generic] | None = None,
+        copy: bool | None = None,  # noqa: FBT001  # NumPy's protocol
     ) -> np.ndarray:
         return np.array(self.value, dtype=dtype, copy=copy)
 
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: object, **kwargs: object
+    ) -> object:
+        """What NumPy's operators and functions do with a variable: as `jax.numpy`, on its value."""
+        function = getattr(jnp, ufunc.__name__, None)
+        if method != "__call__" or function is None or "out" in kwargs:
+            return NotImplemented
+        values = [one.value if isinstance(one, Variable) else one for one in inputs]
+        return function(*values, **kwargs)
+
+    # Comparing is by element, as for arrays, but a variable is itself: it can be a dict's key.
+    __hash__ = object.__hash__
+
     def __getitem__(self, index: object) -> jax.Array:
-        return self.value[index]  # type: ignore[index]  # whatever JAX takes
+        return self.value[index]
 
     def __len__(self) -> int:
         return len(self._value)
@@ -162,22 +188,6 @@ def _type(array: jax.Array) -> str:
     return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
 
 
-def _forward(operation: Callable[..., object], reflected: bool) -> Callable[..., object]:
-    def forward(self: Variable, *others: object) -> object:
-        values = [other.value if isinstance(other, Variable) else other for other in others]
-        return operation(*values, self.value) if reflected else operation(self.value, *values)
-
-    return forward
-
-
-for _name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]:
-    _operation = getattr(operator, f"__{_name}__")
-    setattr(Variable, f"__{_name}__", _forward(_operation, reflected=False))
-    setattr(Variable, f"__r{_name}__", _forward(_operation, reflected=True))
-for _name in ["neg", "pos", "abs", "invert", "lt", "le", "gt", "ge"]:
-    setattr(Variable, f"__{_name}__", _forward(getattr(operator, f"__{_name}__"), reflected=False))
-
-
 @contextmanager
 def only(variables: frozenset[int]) -> Iterator[None]:
     """Within the block, a function may use these variables (by identity) and new ones only."""
@@ -189,10 +199,15 @@ def only(variables: frozenset[int]) -> Iterator[None]:
 
 
 def get_raw(variable: Variable) -> jax.Array:
-    """The array, traced or not, without asking whether the variable may be used."""
-    return variable._value
+    """The array itself, without asking whether the variable may be used."""
+    return variable._value  # noqa: SLF001  # this file's own
 
 
 def set_raw(variable: Variable, value: jax.Array) -> None:
-    """Assign without any check. For those who put the old value back themselves."""
-    variable._value = value
+    """Assign without any check. For those who know that the value fits."""
+    variable._value = value  # noqa: SLF001  # this file's own
+
+
+def mark_donated(variable: Variable) -> None:
+    """From now on a program takes the variable's buffer, so whoever reads it gets a copy."""
+    variable._is_donated = True  # noqa: SLF001  # this file's own

@@ -1,6 +1,7 @@
 """Whether this machine can run an artifact, and if not, why."""
 
 import jax
+import numpy as np
 
 from exporter.artifact.manifest import Manifest
 from exporter.errors import IncompatibleRuntimeError, UnsafeProgramError
@@ -20,7 +21,7 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
             f"reads up to {ours}. It was written with JAX {manifest.producer.jax}: install that or "
             "a newer one, or save with SaveOptions(stablehlo_version=...)."
         )
-    if manifest.x64 and not jax.config.jax_enable_x64:
+    if manifest.x64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise IncompatibleRuntimeError(
             f"{folder} has 64-bit arrays, which JAX would narrow to 32 bits here. Call "
             "jax.config.update('jax_enable_x64', True) before loading, or set JAX_ENABLE_X64=1."

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from exporter.artifact.manifest import ConcreteRecord, Manifest, structure_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import StateError
+from exporter.keys import from_words, to_words
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import Variable, get_raw, set_raw
 from signatures.arguments import (
@@ -20,7 +20,7 @@ from signatures.arguments import (
     python_signature,
 )
 from signatures.binding import bind, bind_values, solve
-from signatures.dtypes import KeyType, as_dtype
+from signatures.dtypes import as_dtype
 from signatures.errors import BindError
 from signatures.resolver import resolve_call
 from signatures.signature import Signature
@@ -53,11 +53,11 @@ class LoadedConcrete:
         self.arguments = {name: structure_of(part) for name, part in record.arguments.items()}
         self.result = structure_of(record.result)
         self.programs = {tuple(program.record.ranks): program for program in programs}
-        self._reads = {
+        self.reads = {
             ranks: [variables[number] for number in program.record.variables]
             for ranks, program in self.programs.items()
         }
-        self._writes = {
+        self.writes = {
             ranks: [variables[number] for number in program.record.updates]
             for ranks, program in self.programs.items()
         }
@@ -79,14 +79,14 @@ class LoadedConcrete:
             empty = self._without_elements(program, plain)
             if empty is not None:
                 return _restored(empty, program.outputs)
-        reads, writes = self._reads[ranks], self._writes[ranks]
+        reads, writes = self.reads[ranks], self.writes[ranks]
         if any(isinstance(value, jax.core.Tracer) for value in (*plain, *map(get_raw, reads))):
             return self._run_traced(program, plain, reads, writes)
         with self._lock:
             state = [to_words(get_raw(variable)) for variable in reads]
             results = program.call(*state, *plain)
             for variable, value in zip(writes, results, strict=False):
-                set_raw(variable, _as_dtype(value, as_dtype(get_raw(variable).dtype)))
+                set_raw(variable, from_words(value, as_dtype(get_raw(variable).dtype)))
         return _restored(results[len(writes) :], program.outputs)
 
     def _run_traced(
@@ -100,7 +100,7 @@ class LoadedConcrete:
         state = [to_words(variable.value) for variable in reads]
         results = program.call_traced(*state, *plain)
         for variable, value in zip(writes, results, strict=False):
-            variable.value = _as_dtype(value, as_dtype(variable.dtype))
+            variable.value = from_words(value, as_dtype(variable.dtype))
         return _restored(results[len(writes) :], program.outputs)
 
     def _without_elements(
@@ -243,7 +243,7 @@ class LoadedFunction:
             concrete, bound = self._choose(values)
         return unflatten(concrete.result, concrete.run(bound))
 
-    def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Sequence[object]]:
+    def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, tuple[object, ...]]:
         """The most specific concrete function that fits: fewest conversions, then free axes."""
         if not self.concrete:
             raise self._never_saved()
@@ -302,8 +302,8 @@ class LoadedFunction:
                         StoredProgram(
                             program.record,
                             program.bytecode,
-                            concrete._reads[ranks],
-                            concrete._writes[ranks],
+                            concrete.reads[ranks],
+                            concrete.writes[ranks],
                         )
                         for ranks, program in concrete.programs.items()
                     ],
@@ -428,23 +428,8 @@ class LoadedModel(LoadedObject):
         return "\n".join([*lines, f"  {len(variables)} variables, {count:,} elements>"])
 
 
-def to_words(value: object) -> jax.Array:
-    """The plain array for a value: keys as the words they are made of, everything else as it is."""
-    if isinstance(value, jax.Array):
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(value)
-        return value
-    return value  # type: ignore[return-value]  # NumPy arrays go to the device inside the call
-
-
-def _as_dtype(value: jax.Array, dtype: object) -> jax.Array:
-    if isinstance(dtype, KeyType):
-        return jax.random.wrap_key_data(value, impl=dtype.implementation)
-    return value
-
-
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
-    return [_as_dtype(value, spec.dtype) for value, spec in zip(results, specs, strict=True)]
+    return [from_words(value, spec.dtype) for value, spec in zip(results, specs, strict=True)]
 
 
 def _openness(signature: Signature) -> int:
@@ -480,15 +465,16 @@ def _assign(
     for key, variable in wanted.items():
         value = given.get(key)
         if key in given and not _same_type(variable, value):
+            found = getattr(value, "dtype", type(value).__name__)
             problems.append(
                 f"{'/'.join(key)}: expected {variable.dtype.name}{list(variable.shape)}, got "
-                f"{getattr(value, 'dtype', type(value).__name__)}{list(getattr(value, 'shape', ()))}"
+                f"{found}{list(getattr(value, 'shape', ()))}"
             )
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise StateError(f"the values do not fit the variables:{lines}")
     for key, variable in wanted.items():
-        variable.value = given[key]  # type: ignore[assignment]  # checked above
+        variable.value = given[key]
 
 
 def _same_type(variable: Variable, value: object) -> bool:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import jax
+import numpy as np
 
 from exporter.artifact.manifest import ProgramRecord, dim_of, spec_of
 from exporter.jax_internals import rebuild
+from signatures.dtypes import KeyType
 from signatures.spec import TensorSpec, storage_shape
 
 
@@ -85,5 +87,5 @@ class LoadedProgram:
         ]
 
 
-def _plain(spec: TensorSpec) -> object:
-    return getattr(spec.dtype, "type", "uint32")
+def _plain(spec: TensorSpec) -> np.dtype[np.generic]:
+    return np.dtype(np.uint32) if isinstance(spec.dtype, KeyType) else spec.dtype

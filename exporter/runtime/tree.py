@@ -6,7 +6,7 @@ from typing import Any
 from exporter.artifact.manifest import NodeRecord, scalar_of
 from exporter.runtime.model import LoadedFunction, LoadedModel, LoadedObject
 from exporter.variable import Variable
-from signatures.tree import make_record
+from signatures.tree import Scalar, make_record
 
 
 def build(
@@ -17,34 +17,39 @@ def build(
     """The root object. Two paths to one node lead to one object, and circles close."""
     made: dict[int, Any] = {}
     for index, node in enumerate(nodes):
-        match node.kind:
-            case "object":
-                made[index] = (LoadedObject if index else LoadedModel)(node.name)
-            case "list":
-                made[index] = []
-            case "dict":
-                made[index] = {}
-            case "variable":
-                made[index] = variables[node.index]
-            case "function":
-                made[index] = functions[node.index]
-            case "value":
-                made[index] = None if node.value is None else scalar_of(node.value)
+        if node.kind == "variable":
+            made[index] = variables[node.index]
+        elif node.kind == "function":
+            made[index] = functions[node.index]
+        elif node.kind not in ("tuple", "namedtuple"):
+            made[index] = _shell(node, is_root=index == 0)
     for index in range(len(nodes)):
         _immutable(index, nodes, made)
     for index, node in enumerate(nodes):
-        items = [made[child] for child in node.children]
         keys = [scalar_of(key) for key in node.keys]
-        match node.kind:
-            case "object":
-                made[index].__dict__.update(zip(map(str, keys), items, strict=True))
-            case "list":
-                made[index].extend(items)
-            case "dict":
-                made[index].update(zip(keys, items, strict=True))
+        _fill(made[index], node.kind, keys, [made[child] for child in node.children])
     root = made[0]
     assert isinstance(root, LoadedModel)
     return root
+
+
+def _shell(node: NodeRecord, *, is_root: bool) -> Any:
+    """What a node becomes, without its parts."""
+    if node.kind == "object":
+        return (LoadedModel if is_root else LoadedObject)(node.name)
+    if node.kind == "value":
+        return None if node.value is None else scalar_of(node.value)
+    return [] if node.kind == "list" else {}
+
+
+def _fill(made: Any, kind: str, keys: Sequence[Scalar], items: Sequence[Any]) -> None:
+    """Give a node its parts."""
+    if kind == "object":
+        made.__dict__.update(zip(map(str, keys), items, strict=True))
+    elif kind == "list":
+        made.extend(items)
+    elif kind == "dict":
+        made.update(zip(keys, items, strict=True))
 
 
 def _immutable(index: int, nodes: Sequence[NodeRecord], made: dict[int, Any]) -> Any:

@@ -106,7 +106,7 @@ class Function:
         bound = Function.__new__(Function)
         bound.__dict__.update(self.__dict__)
         bound.owner = instance
-        bound._memory = self._memory_of(instance)
+        bound.__dict__["_memory"] = self._memory_of(instance)
         return bound
 
     def _memory_of(self, instance: object) -> _Memory:
@@ -165,7 +165,7 @@ class Function:
         """
         if self.input_signature is None:
             values = bind_arguments(self.python_signature, self.name, args, kwargs)
-            inputs = of_call(self.python_signature, values, self.name)
+            inputs = of_call(values, self.name)
             self._memory.types.setdefault(inputs.key, inputs)
         else:
             inputs = self.inputs()
@@ -187,7 +187,7 @@ class Function:
                 )
             else:
                 fits = is_array_like(leaf) and spec.shape is None
-            if not fits or leaf.dtype != spec.dtype:  # type: ignore[union-attr]  # array-like
+            if not fits or getattr(leaf, "dtype", None) != spec.dtype:
                 problems.append(f"{spec.name}: expected {spec}, got {leaf!r}")
         if problems:
             raise BindError(
@@ -207,7 +207,7 @@ class Function:
         values = bind_arguments(self.python_signature, self.name, args, kwargs)
         if self.input_signature is not None:
             values = self._converted(values)
-        inputs = of_call(self.python_signature, values, self.name)
+        inputs = of_call(values, self.name)
         if self.input_signature is None:
             self._memory.types.setdefault(inputs.key, inputs)
         graph = track(surroundings(self))

@@ -70,7 +70,7 @@ def of_signature(
     return replace(inputs, defaults=_defaults(python, inputs, given))
 
 
-def of_call(python: inspect.Signature, values: Mapping[str, object], function: str) -> Inputs:
+def of_call(values: Mapping[str, object], function: str) -> Inputs:
     """The inputs that describe the values of a call, or specs given in their place."""
     return _named(*_structures(values), function)
 
@@ -99,7 +99,7 @@ def check_spec(spec: TensorSpec, where: str) -> None:
             f"{where} is {spec}: the axis name {reserved[0]!r} is reserved. Names start with a "
             f"letter and are none of {', '.join(sorted(_RESERVED))}."
         )
-    if isinstance(spec.dtype, KeyType) or jax.config.jax_enable_x64:
+    if isinstance(spec.dtype, KeyType):
         return
     narrow = jax.dtypes.canonicalize_dtype(spec.dtype)
     if narrow != spec.dtype:

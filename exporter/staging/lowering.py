@@ -77,7 +77,8 @@ def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     if unknown or not names:
         found = repr(unknown[0]) if unknown else "none"
         raise LoweringError(
-            f"platforms= names {found}; the choices are {', '.join(ALL_PLATFORMS)} ('gpu' is 'cuda')."
+            f"platforms= names {found}; the choices are {', '.join(ALL_PLATFORMS)} "
+            "('gpu' is 'cuda')."
         )
     return names
 
@@ -129,7 +130,7 @@ def lower(
         raise LoweringError(
             f"{name} cannot be lowered for {', '.join(platforms)}: {_first_line(error)}"
         ) from error
-    bytecode, version = _portable(exported, name, target, keep_locations)
+    bytecode, version = _portable(exported, name, target, keep_locations=keep_locations)
     return LoweredProgram(
         bytecode=bytecode,
         stablehlo_version=version,
@@ -148,7 +149,7 @@ def lower(
 
 
 def _portable(
-    exported: export.Exported, name: str, target: str, keep_locations: bool
+    exported: export.Exported, name: str, target: str, *, keep_locations: bool
 ) -> tuple[bytes, str]:
     text = module_text(exported, keep_locations=keep_locations)
     newest = newest_stablehlo()

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,12 +69,12 @@ class ItemSlot(Slot):
 
     def read(self) -> object:
         try:
-            return self.owner[self.position]  # type: ignore[index]  # an index or a key
+            return self.owner[self.position]  # type: ignore[call-overload]  # an index or a key
         except LookupError:
             return None
 
     def write(self, value: object) -> None:
-        self.owner[self.position] = value  # type: ignore[index]  # an index or a key
+        self.owner[self.position] = value  # type: ignore[call-overload]  # an index or a key
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -119,9 +120,10 @@ def _split(value: object, leaves: list[object]) -> Callable[[Sequence[object]], 
     if isinstance(value, tuple):
         parts = [_split(item, leaves) for item in value]
         if hasattr(value, "_fields"):
-            return lambda new: type(value)(*(part(new) for part in parts))
+            make: Any = type(value)
+            return lambda new: make(*(part(new) for part in parts))
         return lambda new: tuple(part(new) for part in parts)
-    return lambda new: value
+    return lambda _: value
 
 
 @dataclass(frozen=True)

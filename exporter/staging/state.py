@@ -1,10 +1,12 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
-from collections.abc import Iterator, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from exporter.errors import StateError
 from exporter.staging.slots import swapped
@@ -12,29 +14,13 @@ from exporter.staging.tracking import Path, TrackedGraph, TrackedVariable, dotte
 from exporter.variable import Variable, only
 from signatures.dtypes import DType, KeyType, as_dtype
 
-# A random key travels through programs as the uint32 words it is made of: every reader has those.
-
-
-def to_words(value: object) -> jax.Array:
-    """The plain array for a value: keys as words, everything else as it is."""
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(value)
-    return jnp.asarray(value)  # type: ignore[arg-type]  # an array or a number
-
-
-def from_words(value: jax.Array, dtype: DType) -> jax.Array:
-    """The value of that dtype for a plain array."""
-    if isinstance(dtype, KeyType):
-        return jax.random.wrap_key_data(value, impl=dtype.implementation)
-    return value
-
 
 def dtype_of(variable: TrackedVariable) -> DType:
     """The dtype with which JAX computes on a variable: NumPy's 64 bits become 32 without x64."""
     dtype = variable.read().dtype
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return as_dtype(dtype)
-    return as_dtype(jax.dtypes.canonicalize_dtype(dtype))
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return as_dtype(dtype)
 
 
 def struct_of(variable: TrackedVariable) -> jax.ShapeDtypeStruct:
@@ -47,14 +33,15 @@ def struct_of(variable: TrackedVariable) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(value.shape, dtype, weak_type=weak)
 
 
-def updated(variable: TrackedVariable, new: object) -> object:
+def updated(variable: TrackedVariable, new: object) -> jax.Array:
     """The array a function left in the place of a variable.
 
     Raises:
       StateError: if it is no array, or one of another shape or dtype.
     """
     dtype, shape = dtype_of(variable), variable.read().shape
-    array = new if hasattr(new, "dtype") else jnp.asarray(new, dtype=dtype)  # type: ignore[arg-type]
+    plain = np.uint32 if isinstance(dtype, KeyType) else dtype
+    array = cast(jax.Array, new if hasattr(new, "dtype") else jnp.asarray(new, dtype=plain))
     if tuple(array.shape) != tuple(shape) or as_dtype(array.dtype) != dtype:
         raise StateError(
             f"{dotted(variable.path)} holds {dtype.name}{list(shape)} and the function assigns "
@@ -107,8 +94,8 @@ def _refuse_strays(
 
 
 def _put_back(holder: object, key: object, old: dict[object, object]) -> None:
-    fields = holder if isinstance(holder, MutableSequence | MutableMapping) else vars(holder)
+    fields: Any = holder if isinstance(holder, list | dict) else vars(holder)
     if key in old:
-        fields[key] = old[key]  # type: ignore[index]  # an index, a key or a name
+        fields[key] = old[key]
     else:
-        del fields[key]  # type: ignore[index]
+        del fields[key]

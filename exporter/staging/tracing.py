@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.extend.core
@@ -17,15 +18,14 @@ from jax import export
 
 from exporter.errors import TracingError
 from exporter.jax_internals import symbolic_scope, symbolic_struct
+from exporter.keys import from_words, to_words
 from exporter.staging import shapes
 from exporter.staging.inputs import Inputs, is_array_like
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
     dtype_of,
     exchanged,
-    from_words,
     struct_of,
-    to_words,
     updated,
 )
 from exporter.staging.tracking import TrackedGraph
@@ -34,7 +34,16 @@ from signatures.binding import bind
 from signatures.dtypes import as_dtype
 from signatures.signature import Signature
 from signatures.spec import Dim, TensorSpec
-from signatures.tree import Keyed, Sequential, Static, Structure, flatten, leaf_paths, unflatten
+from signatures.tree import (
+    Keyed,
+    Sequential,
+    Static,
+    Structure,
+    describe,
+    flatten,
+    leaf_paths,
+    unflatten,
+)
 
 # Tracing exchanges the arrays of live objects, so one thread does it at a time.
 _TRACING = threading.RLock()
@@ -285,7 +294,7 @@ def _trace_ranks(
     for attempt in shapes.attempts(inputs.specs, ranks):
         try:
             variant, result = _trace_once(subject, inputs, attempt.specs, graph, ranks)
-        except Exception as error:  # the user's own, or JAX's about sizes it cannot compare
+        except Exception as error:  # noqa: BLE001  # the user's own, or JAX's about sizes it cannot compare
             first = first or error
             continue
         return _Traced(variant, result, attempt.public, attempt.note)
@@ -324,7 +333,7 @@ def _trace_once(
         structures.append(structure)
         writes.extend(index for index, _ in changed)
         outputs.extend(_spec_of(array) for array in results)
-        return [to_words(array) for array in (*(new for _, new in changed), *results)]
+        return [to_words(jax.numpy.asarray(a)) for a in (*(new for _, new in changed), *results)]
 
     with _TRACING:
         state = [struct_of(variable) for variable in variables]
@@ -353,15 +362,10 @@ def flatten_result(returned: object) -> tuple[Structure, list[object]]:
     opaque = next(_opaque_parts(structure), None)
     if opaque is not None:
         raise TracingError(
-            f"the function returns {opaque.value if opaque.opaque else repr(opaque.value)}, which "
+            f"the function returns {describe(opaque, str)}, which "
             "is not an array. It may return arrays, numbers and None, in lists, tuples and dicts."
         )
-    return structure, [to_words_or_key(leaf) for leaf in leaves]
-
-
-def to_words_or_key(leaf: object) -> object:
-    """An output as an array, keys left as they are."""
-    return leaf if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf)  # type: ignore[arg-type]
+    return structure, [leaf if is_array_like(leaf) else jax.numpy.asarray(leaf) for leaf in leaves]
 
 
 def _as_arrays(value: object) -> object:
@@ -373,7 +377,8 @@ def _as_arrays(value: object) -> object:
     if isinstance(value, dict):
         return {key: _as_arrays(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_as_arrays, value))
+        make: Any = type(value)
+        return make(*map(_as_arrays, value))
     if isinstance(value, list | tuple):
         return type(value)(map(_as_arrays, value))
     return value

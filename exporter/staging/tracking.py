@@ -365,7 +365,7 @@ def _unwrapped(attribute: object) -> object:
 
 
 def _pruned(nodes: list[Node]) -> tuple[Node, ...]:
-    """The nodes that lead to a variable or function, renumbered; containers keep all their items."""
+    """The nodes that lead to a variable or function, renumbered. Containers keep all items."""
     parents: dict[int, list[int]] = {}
     for index, node in enumerate(nodes):
         for child in node.children:

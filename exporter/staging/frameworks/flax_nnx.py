@@ -65,13 +65,13 @@ class FlaxNnx:
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:
-        with _in_this_trace(value._pytree__state):  # type: ignore[attr-defined]  # see above
+        with _in_this_trace(vars(value)["_pytree__state"]):
             yield
 
 
 @contextmanager
 def _in_this_trace(owner: object) -> Iterator[None]:
-    before = owner._trace_state  # type: ignore[attr-defined]  # see the top of the file
+    before = object.__getattribute__(owner, "_trace_state")
     object.__setattr__(owner, "_trace_state", tracers.TraceState())
     try:
         yield
