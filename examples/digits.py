@@ -130,9 +130,11 @@ def read_elsewhere(folder: Path, images: np.ndarray, labels: np.ndarray) -> str:
         test_file = Path(scratch, "test.npz")
         np.savez(test_file, images=images, labels=labels)
         command = [sys.executable, "-c", READER, str(folder), str(test_file)]
-        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    print(printed)
-    return printed.splitlines()[-1]
+        reading = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(reading.stdout)
+    if reading.returncode != 0:
+        sys.exit("The reading process failed.")
+    return reading.stdout.splitlines()[-1]
 
 
 def main() -> None:

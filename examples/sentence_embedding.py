@@ -187,7 +187,7 @@ def main() -> None:
     # The tokenizer is no part of the model's folder: the reader is told where it is.
     tokenizer_file = published / "tokenizer.json"
     command = [sys.executable, "-c", READER, arguments.out, tokenizer_file, *arguments.sentences]
-    subprocess.run(command, check=True)
+    sys.exit(subprocess.run(command, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ import numpy as np
 from exporter.artifact import manifest as records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.stored import StoredConcrete, StoredFunction
-from exporter.errors import TrackingError
 from exporter.staging.functions import Function
 from exporter.staging.inputs import is_array_like
 from exporter.staging.lowering import LoweredProgram, lower
-from exporter.staging.tracing import ConcreteFunction, trace
+from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from exporter.staging.tracking import TrackedGraph, dotted
 from exporter.variable import Variable
 from signatures.arguments import REQUIRED, Parameter
@@ -134,7 +133,7 @@ class Draft:
         for index in sorted(used):
             variable = source.graph.variables[index]
             if variable.place.key not in self.numbers:
-                raise _untracked(source.name, dotted(variable.path))
+                raise untracked(source.name, dotted(variable.path))
             numbers[index] = self.numbers[variable.place.key]
         for variant in source.variants:
             program = lower(
@@ -160,7 +159,7 @@ class Draft:
     def _number_of(self, box: Variable, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)
         if key not in self.numbers:
-            raise _untracked(source.record.name, box.name or "a variable")
+            raise untracked(source.record.name, box.name or "a variable")
         return self.numbers[key]
 
     def _add_program(self, record: records.ProgramRecord, bytecode: bytes, name: str) -> None:
@@ -171,13 +170,6 @@ class Draft:
         file = next(file for file in files if file not in taken)
         self.programs.append(msgspec.structs.replace(record, file=file))
         self.bytecode.append(bytecode)
-
-
-def _untracked(function: str, variable: str) -> TrackingError:
-    return TrackingError(
-        f"{function} uses {variable}, which is not part of the saved object, so its value would be "
-        "lost. Assign what holds it to an attribute of the object."
-    )
 
 
 def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
@@ -205,10 +197,10 @@ def _concrete_record(
     return records.ConcreteRecord(
         name=source.name,
         inputs=[
-            records.tensor_record(spec, signature.defaults.get(name))
+            records.tensor_record(name, spec, signature.defaults.get(name))
             for name, spec in signature.inputs.items()
         ],
-        outputs=[records.tensor_record(spec) for spec in signature.outputs.values()],
+        outputs=[records.tensor_record(name, spec) for name, spec in signature.outputs.items()],
         arguments={name: records.part_of(part) for name, part in source.arguments.items()},
         result=records.part_of(source.result),
         programs=programs,

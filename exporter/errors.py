@@ -2,6 +2,7 @@
 
 ExporterError                       (from `signatures.errors`, with the errors of calls)
 ├── TrackingError                   (ValueError)         the object's state cannot be followed
+│   └── UntrackedVariableError                           a function uses other state
 ├── TracingError                    (ValueError)         a function cannot be traced
 ├── LoweringError                   (ValueError)         a trace cannot become a program
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
@@ -21,6 +22,18 @@ from signatures.errors import ExporterError
 
 class TrackingError(ExporterError, ValueError):
     """The state of an object cannot be followed, or a function uses state outside of it."""
+
+
+class UntrackedVariableError(TrackingError):
+    """A function uses a variable that is not part of the saved object.
+
+    Attributes:
+      variable: the variable.
+    """
+
+    def __init__(self, message: str, variable: object) -> None:
+        super().__init__(message)
+        self.variable = variable
 
 
 class TracingError(ExporterError, ValueError):

@@ -45,7 +45,11 @@ def load(
       UnsafeProgramError: if a program calls native code nobody has vouched for.
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
     """
-    folder = Path(path)
+    with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
+        return _load(Path(path), device, verify=verify)
+
+
+def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
     manifest = records.read(folder)
     if verify:
         verify_files(folder, manifest.files)
@@ -54,7 +58,12 @@ def load(
     sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
     values = read_variables(folder, manifest.variables, sharding)
     variables = [
-        Variable(value, record.trainable, "/".join(record.key), collection=record.collection)
+        Variable(
+            value,
+            record.trainable,
+            record.name or "/".join(record.key),
+            collection=record.collection,
+        )
         for record, value in zip(manifest.variables, values, strict=True)
     ]
     return _assemble(manifest, bytecode, variables)

@@ -16,6 +16,7 @@ import numpy as np
 
 from exporter.artifact import manifest as records
 from exporter.artifact.layout import MANIFEST, PROGRAMS, check_target, record_files, staged
+from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
@@ -137,7 +138,8 @@ def _resolve(
         if function not in seen:
             seen.append(function)
             is_default = isinstance(function, Function) and function.is_default
-            candidates.append(Candidate(name, is_default, _problem(function, draft)))
+            problem = _problem(function, draft) or _nothing(function, draft)
+            candidates.append(Candidate(name, is_default, problem))
     resolution = resolve_export(candidates)
     if resolution.chosen is None:
         warnings.warn(f"saved without a signature: {resolution.note}", stacklevel=3)
@@ -159,12 +161,25 @@ def _problem(function: object, draft: Draft) -> str | None:
     return source.record.signature_problem
 
 
+def _nothing(function: object, draft: Draft) -> str | None:
+    """Why a function that may be a signature is not one by default, or `None`."""
+    source = draft.sources[draft.add_sources(function)[0]]
+    if isinstance(source, StoredConcrete):
+        return None if source.record.outputs else "it returns nothing."
+    return None if source.signature.outputs else "it returns nothing."
+
+
 def _requested(name: str, function: object, draft: Draft) -> int:
     if not is_function(function):
         raise ResolveError(
             f"signatures= has {function!r} ({type(function).__name__}) for {name!r}. Expected a "
             "method or function decorated with @exporter.function(input_signature=[...]), what "
             "its get_concrete_function(...) returns, or a loaded signature."
+        )
+    if isinstance(function, Function) and function.is_unbound_method:
+        raise ResolveError(
+            f"signatures= has the method {function.name} for {name!r}, taken from its class and "
+            f"not from an object. Pass model.{function.name}."
         )
     problem = _problem(function, draft)
     if problem is not None:
@@ -190,6 +205,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
             value.shape,
             trainable=variable.trainable,
             collection=variable.collection,
+            name=variable.name,
         )
         for variable, value in zip(variables, values, strict=True)
     ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from exporter.errors import StateError, TrackingError
+from exporter.errors import StateError, UntrackedVariableError
 
 # The variables that the function being traced may use, by identity. Outside of a trace it is
 # None and every variable may be used.
@@ -73,7 +73,8 @@ class Variable(NDArrayOperatorsMixin):
         Raises:
           StateError: on assigning an array of another shape or dtype, or a traced one where it
             would outlive its trace.
-          TrackingError: in a traced function, if the variable is not part of the saved object.
+          UntrackedVariableError: in a traced function, if the variable is not part of the saved
+            object.
         """
         self._check_reach()
         return self._own(self._value)
@@ -103,10 +104,11 @@ class Variable(NDArrayOperatorsMixin):
     def _check_reach(self) -> None:
         reach = _in_reach.get()
         if reach is not None and self._made_in is not reach and id(self) not in reach:
-            raise TrackingError(
+            raise UntrackedVariableError(
                 f"{self._title()} is used by the function but is not part of the saved object, so "
                 "its value would be lost. Assign it to an attribute of the object, or of one that "
-                "the object holds."
+                "the object holds.",
+                self,
             )
 
     def _title(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from signatures.errors import BindError
 from signatures.tree import (
+    Constant,
     Keyed,
     Leaf,
     Sequential,
@@ -129,6 +130,12 @@ def _match(
                 f"{path}: the value {describe(structure, str)} is part of the saved function, "
                 f"got {_short(value)}"
             )
+    elif isinstance(structure, Constant):
+        if not structure.equals(value):
+            problems.append(
+                f"{path}: the value {_cut(describe(structure, str))} is part of the saved "
+                f"function, got {_short(value)}"
+            )
     elif not _same_container(structure, value):
         expected = describe(structure, lambda _: "array")
         problems.append(f"{path}: expected {expected}, got {_short(value)}")
@@ -166,5 +173,8 @@ def _same_container(structure: Sequential | Keyed, value: object) -> bool:
 def _short(value: object) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array {value.dtype}[{', '.join(map(str, value.shape))}]"
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+    return f"{_cut(repr(value))} ({type(value).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

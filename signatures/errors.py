@@ -5,6 +5,7 @@
         ├── SpecError               (ValueError)  a spec, axis or dtype that cannot be
         ├── BindError               (TypeError)   values of a call that do not fit
         ├── ResolveError            (ValueError)  functions that cannot be the signatures asked for
+        │   └── NameTypeError       (TypeError)   a name that is not text
         └── UnknownSignatureError   (KeyError)    a name that no signature has
 
 `exporter.errors` continues the tree below `ExporterError`.
@@ -39,6 +40,10 @@ class BindError(SignatureError, TypeError):
 
 class ResolveError(SignatureError, ValueError):
     """Functions that cannot be written as the signatures asked for."""
+
+
+class NameTypeError(ResolveError, TypeError):
+    """A name for a signature that is not text."""
 
 
 class UnknownSignatureError(SignatureError, KeyError):

@@ -1,138 +1,257 @@
 """Sizes written as arithmetic over named dimensions: `"batch"`, `"2*n + 1"`, `"floordiv(n, 2)"`.
 
-The text is the interface: it is what users write in a spec, what JAX prints for the shape of an
-output, and what the manifest keeps. It is read with Python's own parser, and nothing but integer
-arithmetic over names is let through.
+The text is the interface: users write it in a spec, JAX prints it for the shape of an output, and
+the manifest keeps it. It is read with Python's own parser, so that users may write `n // 2` and
+`2*(n + 1)`. JAX reads neither: its grammar has no parentheses and no operators but `+ - * ^`. So
+every expression is brought into one form, a sum of products, and printed in that grammar. What is
+equal by the laws of arithmetic then has equal text, and the terms show which names an expression is
+linear in.
 """
 
 import ast
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from math import prod
 
 from signatures.errors import SpecError
 
 # The longest expression seen from JAX for a real model (a stack of strided convolutions) has about
-# 600 characters. The limit keeps a hostile file from building a deep tree.
+# 600 characters. The limits keep a hostile file from building a deep tree or a huge number.
 MAX_CHARACTERS = 4096
+MAX_TERMS = 256
+MAX_POWER = 64
+MAX_NUMBER = 2**63 - 1  # sizes are 64-bit integers in a program
 
-_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-_FUNCTIONS: dict[str, Callable[..., int]] = {
+_FUNCTIONS: dict[str, Callable[[int, int], int]] = {
     "floordiv": operator.floordiv,
     "mod": operator.mod,
     "max": max,
     "min": min,
-    "non_negative": lambda size: max(size, 0),
 }
+_OPERATORS: dict[type[ast.operator], str] = {ast.FloorDiv: "floordiv", ast.Mod: "mod"}
 
 
 @dataclass(frozen=True)
 class Expression:
     """Integer arithmetic over named dimensions.
 
+    >>> parse("n + 2*(n + 1)").text
+    '3*n + 2'
+    >>> parse("2*n").solve("n", 10, {})
+    5
+
     Attributes:
-      text: the expression as it was written.
+      text: the expression as a sum of products, in the grammar of JAX.
       names: the dimensions in it, each once, in the order they appear.
     """
 
     text: str
     names: tuple[str, ...]
+    _terms: "tuple[tuple[_Product, int], ...]" = field(repr=False, compare=False)
 
-    @property
+    @cached_property
     def is_name(self) -> bool:
         """Whether this is one dimension and no arithmetic."""
         return self.names == (self.text,)
 
     def evaluate(self, sizes: Mapping[str, int]) -> int:
-        """The size, for given sizes of every dimension in it."""
-        try:
-            return _evaluate(_syntax(self.text), sizes)
-        except (ZeroDivisionError, OverflowError) as error:
-            raise SpecError(f"the axis {self.text!r} has no size for {dict(sizes)}.") from error
+        """The size, for given sizes of every dimension in it.
+
+        Raises:
+          SpecError: if it divides by zero.
+        """
+        return sum(_times(product, factor, sizes) for product, factor in self._terms)
 
     def solve(self, name: str, size: int, sizes: Mapping[str, int]) -> int | None:
         """The size of `name` for which the expression is `size`, all others being known.
 
-        Only expressions that are linear in `name` are solved. `None` means that there is no whole
-        number, or that the expression is not linear.
+        Only expressions that are linear in `name` are solved, because others have several answers
+        or none. `None` means that it is not linear, or that no size fits.
         """
-        at_zero, at_one, at_two = (self.evaluate({**sizes, name: n}) for n in range(3))
-        slope = at_one - at_zero
-        if slope == 0 or at_two - at_one != slope or (size - at_zero) % slope:
+        slope = rest = 0
+        for product, factor in self._terms:
+            others = tuple(atom for atom in product if atom != name)
+            if len(product) - len(others) > 1 or any(name in _names(atom) for atom in others):
+                return None
+            value = _times(others, factor, sizes)
+            if len(others) < len(product):
+                slope += value
+            else:
+                rest += value
+        if slope == 0 or (size - rest) % slope:
             return None
-        found = (size - at_zero) // slope
-        return found if self.evaluate({**sizes, name: found}) == size else None
+        found = (size - rest) // slope
+        # Inside a trace of JAX, a size may be symbolic. Whether it is negative is not known then.
+        return None if isinstance(found, int) and found < 0 else found
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function of two sizes that is no polynomial, as a factor of a product."""
+
+    text: str
+    function: Callable[[int, int], int] = field(compare=False)
+    left: Expression = field(compare=False)
+    right: Expression = field(compare=False)
+
+    def evaluate(self, sizes: Mapping[str, int]) -> int:
+        try:
+            return self.function(self.left.evaluate(sizes), self.right.evaluate(sizes))
+        except ZeroDivisionError as error:
+            shown = ", ".join(f"{name}={sizes[name]}" for name in _names(self))
+            raise SpecError(f"{self.text} divides by zero for {shown}.") from error
+
+    def __str__(self) -> str:
+        return self.text
+
+
+# A product holds a factor as often as its power says: n^2*m is (m, n, n), a number alone is ().
+_Atom = str | _Call
+_Product = tuple[_Atom, ...]
+_Sum = dict[_Product, int]
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Expression:
     """`text` as an expression.
 
+    >>> parse("n // 2 + 1").text
+    'floordiv(n, 2) + 1'
+
     Raises:
-      SpecError: if it is not integer arithmetic over names.
+      SpecError: if it is not integer arithmetic over names, or too long to be meant.
     """
-    names: dict[str, None] = {}
-    _check(_syntax(text), text, names)
-    return Expression(text, tuple(names))
-
-
-@lru_cache(maxsize=4096)
-def _syntax(text: str) -> ast.expr:
     if len(text) > MAX_CHARACTERS:
         raise SpecError(f"the axis {text[:40]!r}... has {len(text)} characters, too many to read.")
     try:
         # JAX writes a power as n^2, which Python would read as "xor" with another precedence.
-        return ast.parse(text.strip().replace("^", "**"), mode="eval").body
-    except (SyntaxError, RecursionError, ValueError) as error:
-        raise _malformed(text) from error
+        return _expression(_read(ast.parse(text.strip().replace("^", "**"), mode="eval").body))
+    except (_Unreadable, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SpecError(
+            f"{text!r} is not an axis. An axis is a size (64), None, a name ('batch') or "
+            "arithmetic over names ('2*n + 1', with + - * // % ^ and max, min, mod, floordiv)."
+        ) from error
 
 
-def _malformed(text: str) -> SpecError:
-    return SpecError(
-        f"{text!r} is not an axis. An axis is a size (64), None, a name ('batch') or arithmetic "
-        "over names ('2*n + 1', with + - * // % and max, min, mod, floordiv)."
+class _Unreadable(Exception):
+    """Something other than integer arithmetic over names, or too much of it."""
+
+
+def _read(node: ast.expr) -> _Sum:
+    match node:
+        case ast.Name(id=name):
+            return {(name,): 1}
+        case ast.Constant(value=value) if type(value) is int:
+            return _sum({(): value})
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _multiply({(): -1}, _read(operand))
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _read(operand)
+        case ast.BinOp(op=ast.Pow(), left=left, right=ast.Constant(value=int(power))):
+            return _power(_read(left), power)
+        case ast.BinOp(op=op, left=left, right=right):
+            return _combine(op, _read(left), _read(right))
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            return _call(name, [_read(argument) for argument in arguments])
+    raise _Unreadable
+
+
+def _combine(op: ast.operator, left: _Sum, right: _Sum) -> _Sum:
+    match op:
+        case ast.Add():
+            return _sum(left, right)
+        case ast.Sub():
+            return _sum(left, _multiply({(): -1}, right))
+        case ast.Mult():
+            return _multiply(left, right)
+        case ast.FloorDiv() | ast.Mod():
+            return _call(_OPERATORS[type(op)], [left, right])
+    raise _Unreadable
+
+
+def _sum(*sums: _Sum) -> _Sum:
+    """The sum of sums, checked against the limits."""
+    total: _Sum = {}
+    for terms in sums:
+        for product, factor in terms.items():
+            total[product] = total.get(product, 0) + factor
+    kept = {product: factor for product, factor in total.items() if factor}
+    if len(kept) > MAX_TERMS or any(
+        abs(factor) > MAX_NUMBER or len(product) > MAX_POWER for product, factor in kept.items()
+    ):
+        raise _Unreadable
+    return kept
+
+
+def _multiply(left: _Sum, right: _Sum) -> _Sum:
+    if len(left) * len(right) > 16 * MAX_TERMS:  # most of them would have to be alike
+        raise _Unreadable
+    return _sum(
+        *(
+            {tuple(sorted(one + other, key=str)): factor * times}
+            for one, factor in left.items()
+            for other, times in right.items()
+        )
     )
 
 
-def _check(node: ast.expr, text: str, names: dict[str, None]) -> None:
-    match node:
-        case ast.Name(id=name):
-            names[name] = None
-        case ast.Constant(value=value) if type(value) is int:
-            pass
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            _check(operand, text, names)
-        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
-            _check(left, text, names)
-            _check(right, text, names)
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
-            for argument in arguments:
-                _check(argument, text, names)
-        case _:
-            raise _malformed(text)
+def _power(base: _Sum, power: int) -> _Sum:
+    if not 0 <= power <= MAX_POWER:
+        raise _Unreadable
+    result: _Sum = {(): 1}
+    for _ in range(power):
+        result = _multiply(result, base)
+    return result
 
 
-def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
-    match node:
-        case ast.Name(id=name):
-            return sizes[name]
-        case ast.Constant(value=int(value)):
-            return value
-        case ast.UnaryOp(operand=operand):
-            return -_evaluate(operand, sizes)
-        case ast.BinOp(op=op, left=left, right=right):
-            return _OPERATORS[type(op)](_evaluate(left, sizes), _evaluate(right, sizes))
-        case ast.Call(func=ast.Name(id=name), args=arguments):
-            return _FUNCTIONS[name](*(_evaluate(argument, sizes) for argument in arguments))
-    raise AssertionError(ast.dump(node))
+def _call(name: str, arguments: list[_Sum]) -> _Sum:
+    match name, arguments:
+        case "non_negative", [size]:  # as older releases of JAX print it
+            return _call("max", [{}, size])
+        case "max" | "min", [first, second, third, *rest]:
+            return _call(name, [_call(name, [first, second]), third, *rest])
+        case _, [first, second] if name in _FUNCTIONS:
+            left, right = _expression(first), _expression(second)
+            call = _Call(f"{name}({left}, {right})", _FUNCTIONS[name], left, right)
+            return {(call,): 1} if _names(call) else _sum({(): call.evaluate({})})
+    raise _Unreadable
+
+
+def _expression(terms: _Sum) -> Expression:
+    """A sum with its text: the highest powers first, and something positive in front."""
+    ordered = sorted(terms, key=lambda product: (-len(product), tuple(map(str, product))))
+    first = next((product for product in ordered if terms[product] > 0), None)
+    if first is not None:
+        ordered.remove(first)
+        ordered.insert(0, first)
+    names = dict.fromkeys(name for product in ordered for atom in product for name in _names(atom))
+    signs = "".join(
+        f" {'-' if terms[product] < 0 else '+'} {_printed(product, abs(terms[product]))}"
+        for product in ordered
+    )
+    text = signs.removeprefix(" + ") if first is not None else signs.replace(" - ", "-", 1)
+    return Expression(text or "0", tuple(names), tuple((p, terms[p]) for p in ordered))
+
+
+def _printed(product: _Product, factor: int) -> str:
+    powers = Counter(map(str, product))
+    factors = [f"{atom}^{power}" if power > 1 else atom for atom, power in powers.items()]
+    return "*".join(factors if factors and factor == 1 else [str(factor), *factors])
+
+
+def _times(product: _Product, factor: int, sizes: Mapping[str, int]) -> int:
+    return factor * prod(
+        sizes[atom] if isinstance(atom, str) else atom.evaluate(sizes) for atom in product
+    )
+
+
+def _names(atom: _Atom) -> tuple[str, ...]:
+    if isinstance(atom, str):
+        return (atom,)
+    return tuple(dict.fromkeys((*atom.left.names, *atom.right.names)))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from signatures.errors import ResolveError, UnknownSignatureError
+from signatures.errors import NameTypeError, ResolveError, UnknownSignatureError
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def check_names(names: Sequence[object]) -> None:
     """
     for name in names:
         if not isinstance(name, str):
-            raise ResolveError(
+            raise NameTypeError(
                 f"signatures= has the key {name!r} of type {type(name).__name__}; the names of "
                 "signatures are text."
             )

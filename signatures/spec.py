@@ -162,6 +162,18 @@ class TensorSpec:
         found = (axis.names for axis in self.expressions if isinstance(axis, Expression))
         return tuple(dict.fromkeys(name for names in found for name in names))
 
+    def admits(self, other: object) -> bool:
+        """Whether every array of the `other` spec, or that array, is one of this spec."""
+        shape, dtype = getattr(other, "shape", None), getattr(other, "dtype", None)
+        if dtype is None or as_dtype(dtype) != self.dtype:
+            return False
+        if self.shape is None or shape is None:
+            return self.shape is None and (shape is None or len(shape) <= self.max_rank)
+        return len(shape) == len(self.shape) and all(
+            not isinstance(axis, int) or axis == size
+            for axis, size in zip(self.shape, shape, strict=True)
+        )
+
     def renamed(self, name: str | None) -> "TensorSpec":
         """The same array under another name."""
         return self._with(shape=self.shape, name=name)

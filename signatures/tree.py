@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
+
 # Python values that a structure may hold beside arrays, and that JSON can hold.
 Scalar = None | bool | int | float | complex | str | bytes
 
@@ -34,18 +36,54 @@ class Static:
     value: Scalar
     opaque: bool = False
     original: object = field(default=None, compare=False, repr=False)
+    # Equal values of two types, such as 1 and True, are two values.
+    type: str = field(init=False, default="", repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", type(self.value).__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array that was there when the function was traced and is no input of it.
+
+    Attributes:
+      array: its dtype, shape and elements.
+      original: the array as it was given, in the process that traced it.
+    """
+
+    array: np.ndarray
+    original: object = field(default=None, repr=False)
+
+    def equals(self, value: object) -> bool:
+        """Whether `value` is an array of the same dtype, shape and elements."""
+        dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+        if dtype != self.array.dtype or shape != self.array.shape:
+            return False
+        return bool(np.asarray(value).tobytes() == self.array.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and self.equals(other.array)
+
+    def __hash__(self) -> int:
+        return hash((self.array.dtype.name, self.array.shape, self.array.tobytes()))
 
 
 @dataclass(frozen=True)
 class Sequential:
-    """A list or a tuple; with `fields`, a namedtuple of that type name."""
+    """A list or a tuple; with `fields`, a namedtuple of that type name.
+
+    Attributes:
+      kind: `list`, `tuple` or the type name.
+      items: the parts.
+      fields: the names of the parts of a namedtuple.
+      make: the class of the namedtuple, in the process that has it.
+    """
 
     kind: str
     items: tuple["Structure", ...]
     fields: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        assert bool(self.fields) <= (self.kind not in ("list", "tuple"))
+    make: Callable[..., object] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,7 +94,7 @@ class Keyed:
     items: tuple["Structure", ...]
 
 
-Structure = Leaf | Static | Sequential | Keyed
+Structure = Leaf | Static | Constant | Sequential | Keyed
 
 
 def flatten(value: object, is_leaf: Callable[[object], bool]) -> tuple[Structure, list[object]]:
@@ -77,11 +115,13 @@ def unflatten(structure: Structure, leaves: Sequence[object]) -> object:
             return leaves[index]
         case Static(value, opaque, original):
             return original if opaque else value
-        case Sequential(kind, items, fields):
+        case Constant(array, original):
+            return array if original is None else original
+        case Sequential(kind, items, fields, make):
             values = [unflatten(item, leaves) for item in items]
-            if kind == "list":
-                return values
-            return tuple(values) if kind == "tuple" else make_record(kind, fields)(*values)
+            if fields:
+                return (make or make_record(kind, fields))(*values)
+            return values if kind == "list" else tuple(values)
         case Keyed(keys, items):
             return {key: unflatten(item, leaves) for key, item in zip(keys, items, strict=True)}
 
@@ -110,10 +150,11 @@ def map_leaves(structure: Structure, change: Callable[[int], Structure]) -> Stru
     match structure:
         case Leaf(index):
             return change(index)
-        case Static():
+        case Static() | Constant():
             return structure
-        case Sequential(kind, items, fields):
-            return Sequential(kind, tuple(map_leaves(item, change) for item in items), fields)
+        case Sequential(kind, items, fields, make):
+            changed = tuple(map_leaves(item, change) for item in items)
+            return Sequential(kind, changed, fields, make)
         case Keyed(keys, items):
             return Keyed(keys, tuple(map_leaves(item, change) for item in items))
 
@@ -125,25 +166,27 @@ def describe(structure: Structure, leaf: Callable[[int], str]) -> str:
             return leaf(index)
         case Static(value, opaque):
             return str(value) if opaque else repr(value)
+        case Constant(array):
+            return f"array({array.tolist()}, {array.dtype.name})"
         case Sequential(kind, items, fields):
             parts = [describe(item, leaf) for item in items]
+            if fields:
+                named = (f"{name}={part}" for name, part in zip(fields, parts, strict=True))
+                return f"{kind}({', '.join(named)})"
             if kind == "list":
                 return f"[{', '.join(parts)}]"
-            if kind == "tuple":
-                return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
-            named = (f"{name}={part}" for name, part in zip(fields, parts, strict=True))
-            return f"{kind}({', '.join(named)})"
+            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
         case Keyed(keys, items):
             pairs = zip(keys, items, strict=True)
             return f"{{{', '.join(f'{key!r}: {describe(item, leaf)}' for key, item in pairs)}}}"
 
 
 def same(left: object, right: object) -> bool:
-    """Whether two Python values are the same choice: equal, and both or neither a bool.
+    """Whether two Python values are the same choice: of one type, and equal.
 
-    `3` matches `3.0`, as it does for Python; `True` does not match `1`.
+    So `3` does not match `3.0`, nor `True` the number `1`. Not-a-number matches itself.
     """
-    return isinstance(left, bool) == isinstance(right, bool) and left == right
+    return type(left) is type(right) and (left == right or (left != left and right != right))  # noqa: PLR0124  # only not-a-number differs from itself
 
 
 def _flatten(value: object, is_leaf: Callable[[object], bool], leaves: list[object]) -> Structure:
@@ -156,14 +199,19 @@ def _flatten(value: object, is_leaf: Callable[[object], bool], leaves: list[obje
     if isinstance(value, list | tuple):
         items = tuple(_flatten(item, is_leaf, leaves) for item in value)
         fields = tuple(getattr(value, "_fields", ()))
-        return Sequential(type(value).__name__ if fields else _kind(value), items, fields)
+        if fields:
+            return Sequential(type(value).__name__, items, fields, type(value))
+        return Sequential("list" if isinstance(value, list) else "tuple", items)
     if isinstance(value, Scalar):
-        return Static(value)
+        return Static(_base(value))
     return Static(repr(value), opaque=True, original=value)
 
 
-def _kind(value: list[object] | tuple[object, ...]) -> str:
-    return "list" if isinstance(value, list) else "tuple"
+def _base(value: Scalar) -> Scalar:
+    """The plain number or text of an instance of a subclass, such as a member of an IntEnum."""
+    kinds = (bool, int, float, complex, str, bytes)
+    plain = next((kind for kind in kinds if isinstance(value, kind)), None)
+    return value if plain is None or type(value) is plain else plain(value)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=1024)

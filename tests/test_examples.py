@@ -103,7 +103,7 @@ def test_the_reading_process_never_imports_flax(example, request):
 
 
 def test_the_digits_example_complains_of_nothing(digits):
-    lines = digits.complained.split("\r")
+    lines = digits.complained.splitlines()
     assert [line for line in lines if line and not line.startswith("training:")] == []
 
 

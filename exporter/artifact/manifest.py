@@ -6,9 +6,11 @@ made from them. No other code touches the raw JSON.
 """
 
 import base64
+import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +24,16 @@ from exporter.artifact.layout import MANIFEST, FileRecord
 from exporter.errors import ArtifactError, ArtifactNotFoundError, FormatVersionError
 from signatures.arguments import REQUIRED, Opaque, Parameter
 from signatures.dtypes import as_dtype
-from signatures.errors import SpecError
 from signatures.signature import Signature
 from signatures.spec import Axis, Dim, TensorSpec
 from signatures.tree import (
+    Constant,
     Keyed,
     Leaf,
     Scalar,
     Sequential,
     Static,
     Structure,
-    leaf_paths,
     unflatten,
 )
 
@@ -43,9 +44,12 @@ FORMAT = "jax-exporter"
 FORMAT_VERSION = 1
 OLDEST_FORMAT_VERSION = 1
 
-# A manifest of 1,000 signatures with three inputs each takes 1.5 MiB. This leaves room for forty
-# times that, and a hostile file still cannot fill memory before it is parsed.
-MAX_MANIFEST_BYTES = 64 * 2**20
+# A manifest of 1,000 signatures with three inputs each takes 1.5 MiB. This leaves room for ten
+# times that, or for 30,000 variables. In memory, a hostile file can be 25 times as large.
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+# As much of a value from a file as is worth showing in a message.
+_MAX_SHOWN = 400
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -79,6 +83,12 @@ class StaticPart(Record, frozen=True, tag_field="kind", tag="static"):
     value: ScalarRecord
 
 
+class ConstantPart(Record, frozen=True, tag_field="kind", tag="constant"):
+    """An array that was there when the function was traced and is no input of it."""
+
+    array: ArrayRecord
+
+
 class SequencePart(Record, frozen=True, tag_field="kind", tag="sequence"):
     """A list, a tuple, or with fields a namedtuple of that type name."""
 
@@ -94,7 +104,7 @@ class DictPart(Record, frozen=True, tag_field="kind", tag="dict"):
     items: "list[Part]"
 
 
-Part = ArrayPart | StaticPart | SequencePart | DictPart
+Part = ArrayPart | StaticPart | ConstantPart | SequencePart | DictPart
 
 
 class DimRecord(Record, frozen=True):
@@ -128,7 +138,9 @@ class ParameterRecord(Record, frozen=True):
     """A parameter of a Python function."""
 
     name: str
-    kind: str
+    kind: Literal[
+        "positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"
+    ]
     default: "Part | None" = None
     default_arrays: list[ArrayRecord] = []
 
@@ -191,6 +203,7 @@ class VariableRecord(Record, frozen=True):
     trainable: bool
     collection: str
     storage: Literal["array", "bytes", "empty"]
+    name: str | None = None
     partition_spec: list[str | list[str] | None] | None = None
 
 
@@ -256,10 +269,46 @@ class Manifest(Record, frozen=True):
         )
 
 
+class _Stored(Manifest, frozen=True):
+    """A manifest as it is in its file."""
+
+    digest: str
+
+
+class _Writer(Struct, frozen=True):
+    jax_exporter: str = "?"
+
+
+class _Head(Struct, frozen=True):
+    """What every version of the format has, so that a reader can name the one it cannot read."""
+
+    format: str = ""
+    format_version: int = 0
+    producer: _Writer = _Writer()
+
+
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON for the folder, with a digest of itself as its first field."""
+    """The manifest as JSON for the folder, with a digest of itself as its first field.
+
+    Raises:
+      ArtifactError: if no reader would take it.
+    """
     document = msgspec.to_builtins(manifest)
-    return json.dumps({"digest": _digest(document), **document}, indent=1).encode() + b"\n"
+    try:
+        digest = _digest(document)
+    except UnicodeEncodeError as error:
+        raise ArtifactError(
+            f"the manifest cannot hold the text {shown(error.object[: error.end][-40:])!r}, which "
+            "ends in half of a surrogate pair. It is the name, the key or the default value of "
+            "something that is saved, or its docstring."
+        ) from error
+    data = json.dumps({"digest": digest, **document}, indent=1).encode() + b"\n"
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            f"the manifest would have {len(data):,} bytes, and readers take {MAX_MANIFEST_BYTES:,} "
+            "at most. Stack arrays that are used alike, or save parts of the object by themselves."
+        )
+    return data
 
 
 def read(folder: Path) -> Manifest:
@@ -272,10 +321,10 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        size = path.stat().st_size
-        if size > MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{path}: {size:,} bytes, more than a manifest can have.")
-        data = path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise ArtifactError(f"{path} is not a file.")
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactNotFoundError(_nothing_at(folder)) from error
     except OSError as error:
@@ -285,35 +334,59 @@ def read(folder: Path) -> Manifest:
 
 def decode(data: bytes, path: Path) -> Manifest:
     """The manifest in a file's bytes. `path` is for messages. Raises as `read` does."""
+    from exporter.artifact.soundness import check  # it needs the classes of this file
+
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, so it is damaged.")
     try:
-        document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged, it is not JSON: {error}.") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ArtifactError(f'{path} is not the manifest of an artifact: no "format": {FORMAT!r}.')
-    version = document.get("format_version")
-    if type(version) is not int or not OLDEST_FORMAT_VERSION <= version <= FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{path} is written in format {version!r}; this version of jax-exporter reads "
-            f"{OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}. It was written by jax-exporter "
-            f"{_writer(document)}: install that or a newer one."
-        )
-    stored = document.pop("digest", None)
-    if stored != _digest(document):
+        # Fields that are not asked for are passed over, so this takes no memory.
+        head = msgspec.json.decode(data, type=_Head)
+    except msgspec.ValidationError as error:
         raise ArtifactError(
-            f"{path} was altered after it was written: its digest does not agree with its content."
+            f"{path} is not the manifest of an artifact: {shown(error)}."
+        ) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged, it is not JSON: {shown(error)}.") from error
+    if head.format != FORMAT:
+        raise ArtifactError(f'{path} is not the manifest of an artifact: no "format": "{FORMAT}".')
+    if not OLDEST_FORMAT_VERSION <= head.format_version <= FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{path} is written in format {shown(head.format_version)}; this version of "
+            f"jax-exporter reads {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}. It was written by "
+            f"jax-exporter {shown(head.producer.jax_exporter)}: install that or a newer one."
         )
     try:
-        manifest = msgspec.convert(document, Manifest)
-        _check_references(manifest)
-    except (msgspec.ValidationError, SpecError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}") from error
+        stored = msgspec.json.decode(data, type=_Stored)
+        _check_digest(stored.digest, data)
+        fields = msgspec.structs.asdict(stored)
+        del fields["digest"]
+        manifest = Manifest(**fields)
+        check(manifest)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {shown(error)}") from error
     return manifest
+
+
+def _check_digest(digest: str, data: bytes) -> None:
+    document = msgspec.json.decode(data)
+    del document["digest"]
+    if digest != _digest(document):
+        raise ValueError("it was altered after it was written, its digest is that of other content")
+    # Classes of the standard library, as the records of files are, let unknown fields pass.
+    if any(len(file) != len(dataclasses.fields(FileRecord)) for file in document["files"]):
+        raise ValueError("files has an entry with an unknown field")
+
+
+def shown(value: object) -> str:
+    """Something from a file as text for a message: not too long, and harmless to a terminal."""
+    text = str(value)
+    text = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of the manifest file."""
-    (_, components) = msgspec.json.schema_components([Manifest], "#/$defs/{name}")
+    _, components = msgspec.json.schema_components([Manifest], ref_template="#/$defs/{name}")
     top = dict(components.pop("Manifest"))
     digest = {"type": "string", "description": "BLAKE3 of the rest. See FORMAT.md."}
     top["properties"] = {"digest": digest, **top["properties"]}
@@ -341,9 +414,11 @@ def scalar_record(value: Scalar, *, opaque: bool = False) -> ScalarRecord:
         case bytes():
             return ScalarRecord("bytes", base64.b64encode(value).decode())
         case str():
-            return ScalarRecord("str", value)
-        case _:
-            return ScalarRecord(type(value).__name__, repr(value))  # type: ignore[arg-type]
+            return ScalarRecord("str", str.__str__(value))
+        case bool() | int() | float() | complex():
+            # An enumeration's member, or a number of NumPy, is kept as the plain number it is.
+            kind = next(kind for kind in (bool, int, float, complex) if isinstance(value, kind))
+            return ScalarRecord(kind.__name__, kind.__repr__(value))  # type: ignore[arg-type]
 
 
 def scalar_of(record: ScalarRecord) -> Scalar:
@@ -375,7 +450,7 @@ def array_of(record: ArrayRecord) -> np.ndarray:
     """The array of a record."""
     dtype = as_dtype(record.dtype)
     if not isinstance(dtype, np.dtype):
-        raise ValueError(f"an array of {record.dtype} cannot stand in a manifest")
+        raise ValueError(f"an array of {record.dtype} cannot stand in a manifest")  # noqa: TRY004  # the type is the file's
     data = base64.b64decode(record.data, validate=True)
     if any(size < 0 for size in record.shape) or math.prod(record.shape) * dtype.itemsize != len(
         data
@@ -391,6 +466,8 @@ def part_of(structure: Structure) -> Part:
             return ArrayPart(index)
         case Static(value, opaque):
             return StaticPart(scalar_record(value, opaque=opaque))
+        case Constant(array):
+            return ConstantPart(array_record(array))
         case Sequential(kind, items, fields):
             return SequencePart(kind, [part_of(item) for item in items], list(fields))
         case Keyed(keys, items):
@@ -406,16 +483,18 @@ def structure_of(part: Part) -> Structure:
         case StaticPart(value=value):
             opaque = value.type == "opaque"
             return Static(scalar_of(value), opaque, Opaque(value.text) if opaque else None)
+        case ConstantPart(array=array):
+            return Constant(array_of(array))
         case SequencePart(type=kind, items=items, fields=fields):
             return Sequential(kind, tuple(map(structure_of, items)), tuple(fields))
         case DictPart(keys=keys, items=items):
             return Keyed(tuple(map(scalar_of, keys)), tuple(map(structure_of, items)))
 
 
-def tensor_record(spec: TensorSpec, default: np.ndarray | None = None) -> TensorRecord:
+def tensor_record(name: str, spec: TensorSpec, default: np.ndarray | None = None) -> TensorRecord:
     """A named spec for the manifest."""
     return TensorRecord(
-        str(spec.name),
+        name,
         spec.dtype.name,
         None if spec.shape is None else list(spec.shape),
         spec.max_rank,
@@ -450,7 +529,7 @@ def parameter_record(
     """A parameter for the manifest. `default` is `None` where there is none."""
     return ParameterRecord(
         parameter.name,
-        parameter.kind,
+        parameter.kind,  # type: ignore[arg-type]  # one of the five
         None if default is None else part_of(default),
         [array_record(array) for array in arrays],
     )
@@ -474,12 +553,7 @@ def parameters_of(records: Sequence[ParameterRecord]) -> tuple[Parameter, ...]:
 
 def _digest(document: object) -> str:
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return blake3.blake3(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _writer(document: Mapping[str, object]) -> str:
-    producer = document.get("producer")
-    return str(producer.get("jax_exporter", "?")) if isinstance(producer, dict) else "?"
+    return blake3.blake3(canonical.encode()).hexdigest()
 
 
 def _nothing_at(folder: Path) -> str:
@@ -490,61 +564,3 @@ def _nothing_at(folder: Path) -> str:
     inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     hint = f" It has artifacts in it: {', '.join(inside[:10])}." if inside else ""
     return f"{folder} is not an artifact: it has no {MANIFEST}.{hint}"
-
-
-def _check_references(manifest: Manifest) -> None:
-    """Every number that points at something points at something that is there."""
-
-    def check(where: str, indices: Sequence[int], count: int) -> None:
-        wrong = [index for index in indices if not 0 <= index < count]
-        if wrong:
-            raise ValueError(f"{where} refers to {wrong[0]}, but there are {count}.")
-
-    variables, programs = len(manifest.variables), len(manifest.programs)
-    files = {record.path for record in manifest.files}
-    check("signatures", list(manifest.signatures.values()), len(manifest.concrete_functions))
-    for position, function in enumerate(manifest.functions):
-        check(f"functions[{position}]", function.concrete, len(manifest.concrete_functions))
-        parameters_of(function.parameters)
-    for position, concrete in enumerate(manifest.concrete_functions):
-        where = f"concrete_functions[{position}]"
-        check(where, concrete.programs, programs)
-        for index in concrete.programs:
-            _check_concrete(where, concrete, manifest.programs[index])
-        manifest.signature(position)
-    for position, program in enumerate(manifest.programs):
-        where = f"programs[{position}]"
-        check(where, [*program.variables, *program.updates], variables)
-        check(where, program.kept_inputs, len(program.variables) + len(program.inputs))
-        for tensor in (*program.inputs, *program.outputs):
-            spec_of(tensor)
-        for dim in program.dims:
-            dim_of(dim)
-        if program.file not in files:
-            raise ValueError(f"{where}.file is {program.file!r}, which is not listed in files.")
-    for position, node in enumerate(manifest.nodes):
-        where = f"nodes[{position}]"
-        check(where, node.children, len(manifest.nodes))
-        if node.kind in ("variable", "function"):
-            count = variables if node.kind == "variable" else len(manifest.functions)
-            check(where, [node.index], count)
-        if node.keys and len(node.keys) != len(node.children):
-            raise ValueError(
-                f"{where} has {len(node.keys)} keys for {len(node.children)} children."
-            )
-    if not manifest.nodes or manifest.nodes[0].kind != "object":
-        raise ValueError("nodes does not begin with an object.")
-    for variable in manifest.variables:
-        as_dtype(variable.dtype)
-
-
-def _check_concrete(where: str, concrete: ConcreteRecord, program: ProgramRecord) -> None:
-    counts = (len(program.inputs), len(program.outputs))
-    if counts != (len(concrete.inputs), len(concrete.outputs)):
-        raise ValueError(f"{where} and its program {program.file!r} differ in inputs or outputs.")
-    for structure, count in (
-        *((structure_of(part), counts[0]) for part in concrete.arguments.values()),
-        (structure_of(concrete.result), counts[1]),
-    ):
-        if any(not 0 <= index < count for _, index in leaf_paths(structure)):
-            raise ValueError(f"{where} refers to an array that is not there.")

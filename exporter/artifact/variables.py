@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from exporter.artifact.layout import VARIABLES
-from exporter.artifact.manifest import VariableRecord, scalar_record
+from exporter.artifact.manifest import VariableRecord, scalar_record, shown
 from exporter.errors import ArtifactError
 from signatures.dtypes import KeyType, as_dtype
 from signatures.tree import Scalar
@@ -57,7 +57,18 @@ def write_variables(
         inner[record.key[-1]] = _to_disk(value, record)
     if tree:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(folder / VARIABLES, tree)
+            checkpointer.save((folder / VARIABLES).absolute(), tree)
+        _forget_place(folder / VARIABLES)
+
+
+def _forget_place(folder: Path) -> None:
+    """Take the writer's path out of the file with which Orbax marks a checkpoint as complete.
+
+    Orbax looks whether the file is there, not at what it says.
+    """
+    mark = folder / "commit_success.txt"
+    if mark.exists():
+        mark.write_text("Checkpoint commit was successful.\n")
 
 
 def read_variables(
@@ -79,17 +90,24 @@ def read_variables(
     if targets:
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                restored = checkpointer.restore(folder / VARIABLES, targets)
-        except (ValueError, KeyError, OSError) as error:
+                restored = checkpointer.restore((folder / VARIABLES).absolute(), targets)
+        except Exception as error:  # noqa: BLE001  # whatever Orbax makes of files nobody vouches for
             lines = str(error).strip().splitlines()
             raise ArtifactError(
-                f"{folder / VARIABLES} cannot be restored: {lines[0] if lines else error!r}"
+                f"{folder / VARIABLES} cannot be restored: "
+                f"{shown(lines[0] if lines else type(error).__name__)}"
             ) from error
     return [_from_disk(_at(restored, record), record, sharding) for record in records]
 
 
 def variable_record(
-    path: Sequence[Scalar], dtype: str, shape: Sequence[int], *, trainable: bool, collection: str
+    path: Sequence[Scalar],
+    dtype: str,
+    shape: Sequence[int],
+    *,
+    trainable: bool,
+    collection: str,
+    name: str | None = None,
 ) -> VariableRecord:
     """The manifest's entry for an array."""
     return VariableRecord(
@@ -99,6 +117,7 @@ def variable_record(
         shape=list(shape),
         trainable=trainable,
         collection=collection,
+        name=name,
         storage=storage_of(dtype, shape),  # type: ignore[arg-type]  # one of the three
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from exporter.artifact.manifest import ConcreteRecord, Manifest, structure_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
@@ -86,7 +87,10 @@ class LoadedConcrete:
             state = [to_words(get_raw(variable)) for variable in reads]
             results = program.call(*state, *plain)
             for variable, value in zip(writes, results, strict=False):
-                set_raw(variable, from_words(value, as_dtype(get_raw(variable).dtype)))
+                new = from_words(value, as_dtype(variable.dtype))
+                if isinstance(new, jax.core.Tracer):
+                    variable.value = new  # refused: it would outlive the trace
+                set_raw(variable, new)
         return _restored(results[len(writes) :], program.outputs)
 
     def _run_traced(
@@ -243,6 +247,33 @@ class LoadedFunction:
             concrete, bound = self._choose(values)
         return unflatten(concrete.result, concrete.run(bound))
 
+    def get_concrete_function(self, *args: object, **kwargs: object) -> "LoadedFunction":
+        """This function for one of the types of arguments it was saved for.
+
+        Args:
+          args: specs, arrays or Python values, as the function's own arguments.
+          kwargs: likewise.
+
+        Raises:
+          BindError: if it was not saved for these types, listing those it was saved for.
+        """
+        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        refusals = []
+        for concrete in self.concrete:
+            leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
+            pairs = zip(concrete.signature.inputs.items(), leaves, strict=True)
+            problems += [
+                f"{name}: expected {spec}, got {leaf!r}"
+                for (name, spec), leaf in pairs
+                if leaf is not None and not spec.admits(leaf)
+            ]
+            if not problems:
+                return LoadedFunction(self.__name__, self.__doc__, self._parameters, [concrete])
+            refusals.append((concrete, problems))
+        if not self.concrete:
+            raise self._never_saved()
+        raise self._no_match(refusals)
+
     def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, tuple[object, ...]]:
         """The most specific concrete function that fits: fewest conversions, then free axes."""
         if not self.concrete:
@@ -257,8 +288,7 @@ class LoadedFunction:
                 except BindError as error:
                     problems = list(error.problems)
                 else:
-                    converted = sum(not hasattr(leaf, "dtype") for leaf in leaves)
-                    rank = (converted, _openness(concrete.signature), order)
+                    rank = (_conversions(leaves, bound), _openness(concrete.signature), order)
                     fitting.append((rank, concrete, bound))
             refusals.append((concrete, problems))
         if not fitting:
@@ -430,6 +460,16 @@ class LoadedModel(LoadedObject):
 
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
     return [from_words(value, spec.dtype) for value, spec in zip(results, specs, strict=True)]
+
+
+def _conversions(given: Sequence[object], bound: Sequence[object]) -> int:
+    """How much was converted: Python values, and more where they became another kind of number."""
+    kinds = [
+        (np.asarray(value).dtype.kind, array.dtype.kind)  # type: ignore[attr-defined]  # an array
+        for value, array in zip(given, bound, strict=True)
+        if not hasattr(value, "dtype")
+    ]
+    return sum(1 if before == after else 2 for before, after in kinds)
 
 
 def _openness(signature: Signature) -> int:

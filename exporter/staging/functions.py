@@ -19,13 +19,12 @@ from exporter.staging.inputs import (
     Inputs,
     InputSignature,
     flat_values,
-    is_array_like,
     of_call,
     of_signature,
     parameters_of,
 )
 from exporter.staging.slots import is_array
-from exporter.staging.tracing import ConcreteFunction, Subject, Variant, run, trace
+from exporter.staging.tracing import LOCK, ConcreteFunction, Subject, Variant, run, trace
 from exporter.staging.tracking import TrackedGraph, track
 from signatures.arguments import bind_arguments, match
 from signatures.binding import bind_values
@@ -71,14 +70,16 @@ class Function:
         owner: object = None,
     ) -> None:
         """See `exporter.function`, which is the way to make one."""
-        if isinstance(python_function, staticmethod):
+        # What binds the function: nothing for a static method, the class for a class method.
+        self._binding: type = type(python_function)
+        if isinstance(python_function, staticmethod | classmethod):
             python_function = python_function.__func__
         self.python_function = python_function
         self.name: str = getattr(python_function, "__name__", type(python_function).__name__)
         self.input_signature = input_signature
         self.is_default = is_default
         self.owner = owner
-        self._memories: dict[int, tuple[weakref.ref[object], _Memory]] = {}
+        self._memories: dict[int, tuple[Callable[[], object], _Memory]] = {}
         self._memory = _Memory()
         functools.update_wrapper(self, python_function)
         if input_signature is not None:
@@ -87,8 +88,7 @@ class Function:
     def _check_declaration(self) -> None:
         """Refuse a wrong input signature at once where the parameters are known for sure."""
         assert self.input_signature is not None
-        around = getattr(self.python_function, "__qualname__", "").rpartition(".")[0]
-        if self.owner is None and around and not around.endswith("<locals>"):
+        if self.is_unbound_method:
             signature = inspect.signature(self.python_function)
             first = next(iter(signature.parameters), None)
             rest = [p for name, p in signature.parameters.items() if name != first]
@@ -101,7 +101,9 @@ class Function:
             self.inputs()
 
     def __get__(self, instance: object, owner: type | None = None) -> "Function":
-        if instance is None:
+        if self._binding is classmethod:
+            instance = owner
+        if instance is None or self._binding is staticmethod:
             return self
         bound = Function.__new__(Function)
         bound.__dict__.update(self.__dict__)
@@ -116,10 +118,18 @@ class Function:
         memory = _Memory()
         try:
             reference = weakref.ref(instance, lambda _: self._memories.pop(key, None))
-        except TypeError:  # an object that cannot be referred to weakly: nothing is remembered
-            return memory
-        self._memories[key] = (reference, memory)
+        except TypeError:  # an object that cannot be referred to weakly lives as long as its class
+            self._memories[key] = (lambda: instance, memory)
+        else:
+            self._memories[key] = (reference, memory)
         return memory
+
+    @property
+    def is_unbound_method(self) -> bool:
+        """Whether it was taken from its class and so has nobody to be `self`."""
+        around = getattr(self.python_function, "__qualname__", "").rpartition(".")[0]
+        in_class = bool(around) and not around.endswith("<locals>")
+        return self.owner is None and in_class and self._binding is not staticmethod
 
     @property
     def call(self) -> Callable[..., object]:
@@ -138,7 +148,8 @@ class Function:
         """What `trace` needs to know."""
         signature = self.python_signature
         doc = inspect.getdoc(self.python_function)
-        return Subject(self.call, self.name, doc, parameters_of(signature))
+        parameters = parameters_of(signature)
+        return Subject(self.call, self.name, doc, parameters, lambda: surroundings(self))
 
     def inputs(self) -> Inputs:
         """The declared inputs.
@@ -166,12 +177,14 @@ class Function:
         if self.input_signature is None:
             values = bind_arguments(self.python_signature, self.name, args, kwargs)
             inputs = of_call(values, self.name)
-            self._memory.types.setdefault(inputs.key, inputs)
         else:
             inputs = self.inputs()
             if args or kwargs:
                 self._check_narrower(inputs, args, kwargs)
-        return trace(self.subject, inputs, track(surroundings(self)))
+        with LOCK:
+            concrete = trace(self.subject, inputs, track(surroundings(self)))
+        self._memory.types.setdefault(inputs.key, inputs)
+        return concrete
 
     def _check_narrower(
         self, inputs: Inputs, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -179,15 +192,7 @@ class Function:
         values = bind_arguments(self.python_signature, self.name, args, kwargs)
         leaves, problems = match(inputs.arguments, values, len(inputs.specs))
         for spec, leaf in zip(inputs.specs, leaves, strict=True):
-            shape = getattr(leaf, "shape", None)
-            if is_array_like(leaf) and spec.shape is not None and shape is not None:
-                fits = len(shape) == len(spec.shape) and all(
-                    not isinstance(axis, int) or axis == size
-                    for axis, size in zip(spec.shape, shape, strict=True)
-                )
-            else:
-                fits = is_array_like(leaf) and spec.shape is None
-            if not fits or getattr(leaf, "dtype", None) != spec.dtype:
+            if not spec.admits(leaf):
                 problems.append(f"{spec.name}: expected {spec}, got {leaf!r}")
         if problems:
             raise BindError(
@@ -208,19 +213,20 @@ class Function:
         if self.input_signature is not None:
             values = self._converted(values)
         inputs = of_call(values, self.name)
-        if self.input_signature is None:
-            self._memory.types.setdefault(inputs.key, inputs)
+        with LOCK:
+            result, outputs = self._run(inputs, flat_values(values))
+        self._memory.types.setdefault(inputs.key, inputs)
+        return unflatten(result, outputs)
+
+    def _run(self, inputs: Inputs, arrays: list[object]) -> tuple[Structure, list[object]]:
         graph = track(surroundings(self))
         key = (inputs.key, _layout(graph))
         if key not in self._memory.compiled:
             concrete = trace(self.subject, inputs, graph)
             variant = concrete.variants[0]
             self._memory.compiled[key] = (variant, concrete.result, jax.jit(variant.flat))
-        return self._run(key, graph, flat_values(values))
-
-    def _run(self, key: tuple[object, ...], graph: TrackedGraph, arrays: list[object]) -> object:
         variant, result, call = self._memory.compiled[key]
-        return unflatten(result, run(variant, graph, call, arrays))
+        return result, run(variant, graph, call, arrays)
 
     def _converted(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values with arrays of the declared specs."""

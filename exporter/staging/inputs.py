@@ -12,7 +12,18 @@ from signatures.binding import convert
 from signatures.dtypes import KeyType
 from signatures.errors import BindError, SpecError
 from signatures.spec import TensorSpec
-from signatures.tree import Leaf, Static, Structure, flatten, leaf_paths, map_leaves
+from signatures.tree import (
+    Constant,
+    Keyed,
+    Leaf,
+    Scalar,
+    Sequential,
+    Static,
+    Structure,
+    flatten,
+    leaf_paths,
+    map_leaves,
+)
 
 # The words of JAX's own arithmetic over sizes.
 _RESERVED = frozenset({"max", "min", "mod", "floordiv", "non_negative"})
@@ -55,6 +66,8 @@ def of_signature(
     for name, parameter in python.parameters.items():
         if name in given:
             trees[name] = given[name]
+            structure, _ = flatten(given[name], is_array_like)
+            _refuse_statics(structure, given[name], name, f"{function}{python}")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             trees[name] = ()
         elif parameter.kind is parameter.VAR_KEYWORD:
@@ -66,18 +79,19 @@ def of_signature(
                 f"input_signature of {function}{python} has no spec for {name!r}, which has no "
                 "default either. Give one spec for each parameter, in order or as a dict by name."
             )
-    inputs = _named(*_structures(trees), function)
-    return replace(inputs, defaults=_defaults(python, inputs, given))
+    inputs = _named(*_structures(trees, function), function)
+    return replace(inputs, defaults=_defaults(python, inputs, given, function))
 
 
 def of_call(values: Mapping[str, object], function: str) -> Inputs:
     """The inputs that describe the values of a call, or specs given in their place."""
-    return _named(*_structures(values), function)
+    return _named(*_structures(values, function), function)
 
 
 def flat_values(values: Mapping[str, object]) -> list[object]:
     """The arrays in the values of a call, in the order of the specs of `of_call`."""
-    return [leaf for value in values.values() for leaf in flatten(value, is_array_like)[1]]
+    leaves = (leaf for value in values.values() for leaf in flatten(value, is_array_like)[1])
+    return [leaf.__jax_array__() if hasattr(leaf, "__jax_array__") else leaf for leaf in leaves]
 
 
 def is_array_like(value: object) -> bool:
@@ -146,7 +160,7 @@ def _by_parameter(
 
 
 def _structures(
-    trees: Mapping[str, object],
+    trees: Mapping[str, object], function: str
 ) -> tuple[dict[str, Structure], list[TensorSpec]]:
     structures: dict[str, Structure] = {}
     specs: list[TensorSpec] = []
@@ -155,6 +169,7 @@ def _structures(
             structures[name] = _baked(tree.value)
             continue
         structure, leaves = flatten(tree, is_array_like)
+        _refuse_containers(structure, name, function)
         structures[name] = _shifted(structure, len(specs))
         for path, index in leaf_paths(structure, name):
             spec = leaves[index]
@@ -167,7 +182,48 @@ def _structures(
 
 def _baked(value: object) -> Structure:
     structure, leaves = flatten(value, is_array_like)
-    return Static(repr(value), opaque=True, original=value) if leaves else structure
+    return map_leaves(structure, lambda index: _constant(leaves[index]))
+
+
+def _constant(value: object) -> Structure:
+    try:
+        return Constant(np.asarray(value), value)
+    except TypeError:  # a typed random key has no plain array
+        return Static(repr(value), opaque=True, original=value)
+
+
+def _refuse_statics(structure: Structure, tree: object, name: str, function: str) -> None:
+    """Every part of an input signature is a spec: values to bake in are the defaults."""
+    if isinstance(structure, Static):
+        raise BindError(
+            f"input_signature of {function} has {tree!r} ({type(tree).__name__}) for {name!r}. "
+            "Expected a TensorSpec, a jax.ShapeDtypeStruct, an array, or a list, tuple or dict of "
+            "these."
+        )
+    if isinstance(structure, Sequential | Keyed):
+        for item in structure.items:
+            _refuse_statics(item, tree, name, function)
+
+
+def _refuse_containers(structure: Structure, name: str, function: str) -> None:
+    """A container that we cannot look into would be baked in with its arrays."""
+    if isinstance(structure, Static) and structure.opaque:
+        leaves = jax.tree.leaves(structure.original)
+        if any(is_array_like(leaf) for leaf in leaves):
+            raise BindError(
+                f"{function} is given a {type(structure.original).__name__} with arrays in it for "
+                f"{name!r}. Pass its arrays in a dict, a list, a tuple or a namedtuple."
+            )
+    if isinstance(structure, Keyed):
+        for key in structure.keys:
+            if not isinstance(key, Scalar):
+                raise BindError(
+                    f"{function} is given a dict with the key {key!r} ({type(key).__name__}) for "
+                    f"{name!r}; keys are text or numbers."
+                )
+    if isinstance(structure, Sequential | Keyed):
+        for item in structure.items:
+            _refuse_containers(item, name, function)
 
 
 def _shifted(structure: Structure, by: int) -> Structure:
@@ -193,23 +249,29 @@ def _named(
 
 
 def _defaults(
-    python: inspect.Signature, inputs: Inputs, given: Mapping[str, object]
+    python: inspect.Signature, inputs: Inputs, given: Mapping[str, object], function: str
 ) -> dict[str, np.ndarray]:
-    """The default values of parameters that have a spec, where they fit it."""
+    """The default values of the parameters that have a spec. `None` means that there is none."""
     defaults: dict[str, np.ndarray] = {}
     for name in given:
         default = python.parameters[name].default
-        if default is REQUIRED:
+        if default is REQUIRED or default is None:
             continue
         structure = inputs.arguments[name]
         leaves, problems = match({name: structure}, {name: default}, len(inputs.specs))
-        for _, index in leaf_paths(structure):
+        for path, index in leaf_paths(structure, name):
             spec = inputs.specs[index]
             try:
-                if not problems and spec.name is not None:
-                    defaults[spec.name] = np.asarray(convert(leaves[index], spec))
-            except BindError:
-                continue
+                if not problems:
+                    defaults[str(spec.name)] = np.asarray(convert(leaves[index], spec))
+            except BindError as error:
+                problems.append(f"{path}: {error}")
+        if problems:
+            raise BindError(
+                f"the default of {name!r} in {function}{python} does not fit its spec: "
+                f"{'; '.join(problems)}.",
+                problems,
+            )
     return defaults
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from exporter.errors import StateError
-from exporter.staging.slots import swapped
+from exporter.staging.slots import split, swapped
 from exporter.staging.tracking import Path, TrackedGraph, TrackedVariable, dotted
-from exporter.variable import Variable, only
+from exporter.variable import Variable, get_raw, only
 from signatures.dtypes import DType, KeyType, as_dtype
 
 
@@ -23,31 +24,74 @@ def dtype_of(variable: TrackedVariable) -> DType:
     return as_dtype(dtype)
 
 
-def struct_of(variable: TrackedVariable) -> jax.ShapeDtypeStruct:
-    """The plain array that carries a variable, weakly typed if its value is."""
-    value = variable.read()
-    dtype = dtype_of(variable)
-    if isinstance(dtype, KeyType):
-        return jax.ShapeDtypeStruct((*value.shape, dtype.words), jnp.uint32)
-    weak = bool(getattr(value, "weak_type", False))
-    return jax.ShapeDtypeStruct(value.shape, dtype, weak_type=weak)
+@dataclass(frozen=True)
+class Held:
+    """What a variable held before a function was traced, for comparing with what is there after.
 
-
-def updated(variable: TrackedVariable, new: object) -> jax.Array:
-    """The array a function left in the place of a variable.
-
-    Raises:
-      StateError: if it is no array, or one of another shape or dtype.
+    Attributes:
+      variable: the variable.
+      dtype: its dtype, as JAX computes with it.
+      shape: its shape.
+      struct: the plain array that carries it, weakly typed if its value is.
     """
-    dtype, shape = dtype_of(variable), variable.read().shape
-    plain = np.uint32 if isinstance(dtype, KeyType) else dtype
-    array = cast(jax.Array, new if hasattr(new, "dtype") else jnp.asarray(new, dtype=plain))
-    if tuple(array.shape) != tuple(shape) or as_dtype(array.dtype) != dtype:
+
+    variable: TrackedVariable
+    dtype: DType
+    shape: tuple[int, ...]
+    struct: jax.ShapeDtypeStruct
+
+    @classmethod
+    def of(cls, variable: TrackedVariable) -> "Held":
+        """What the variable holds now."""
+        value, dtype = variable.read(), dtype_of(variable)
+        shape = tuple(value.shape)
+        if isinstance(dtype, KeyType):
+            struct = jax.ShapeDtypeStruct((*shape, dtype.words), jnp.uint32)
+        else:
+            weak = bool(getattr(value, "weak_type", False))
+            struct = jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
+        return cls(variable, dtype, shape, struct)
+
+    def after(self) -> object:
+        """The array or number that a function left in the place.
+
+        Raises:
+          StateError: if there is none.
+        """
+        place = self.variable.place
+        content = place.slot.read()
+        leaves = split(content)[0]
+        if place.position < len(leaves):
+            return leaves[place.position]
+        if isinstance(content, bool | int | float | complex):
+            return content
         raise StateError(
-            f"{dotted(variable.path)} holds {dtype.name}{list(shape)} and the function assigns "
-            f"{array.dtype.name}{list(array.shape)}. State keeps its shape and dtype."
+            f"the function leaves no array at {dotted(self.variable.path)}, where {self} was before."
+            f" {_KEEPS}"
         )
-    return array
+
+    def updated(self, new: object) -> jax.Array:
+        """The new value, as an array.
+
+        Raises:
+          StateError: if it has another shape or dtype.
+        """
+        plain = np.uint32 if isinstance(self.dtype, KeyType) else self.dtype
+        array = cast(jax.Array, new if hasattr(new, "dtype") else jnp.asarray(new, dtype=plain))
+        found = as_dtype(array.dtype)
+        if tuple(array.shape) != self.shape or found != self.dtype:
+            axes = ", ".join(map(str, array.shape))
+            raise StateError(
+                f"{dotted(self.variable.path)} holds {self} and the function assigns "
+                f"{found.name}[{axes}]. {_KEEPS}"
+            )
+        return array
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+
+_KEEPS = "State keeps its shape and dtype."
 
 
 @contextmanager
@@ -60,9 +104,14 @@ def exchanged(graph: TrackedGraph, values: Sequence[object]) -> Iterator[None]:
     reach = frozenset(id(box) for box in graph.boxes)
     before = [(path, holder, _items(holder)) for path, holder in graph.holders]
     places = [variable.place for variable in graph.variables]
+    known = {variable.place.slot.key for variable in graph.variables}
     with graph.opened(), only(reach), swapped(places, values):
-        yield
-        known = {variable.place.slot.key for variable in graph.variables}
+        try:
+            yield
+        finally:
+            for _, holder, old in before:
+                if isinstance(holder, list) and len(holder) < len(old):
+                    holder.extend(list(old.values())[len(holder) :])  # for `swapped` to put back
         for path, holder, old in before:
             _refuse_strays(path, holder, old, known)
 
@@ -83,9 +132,14 @@ def _refuse_strays(
         kind = "item" if isinstance(holder, list | dict) else "attribute"
         if (kind, id(holder), key) in known or (key in old and value is old[key]):
             continue
-        content = value.value if isinstance(value, Variable) else value
+        content = get_raw(value) if isinstance(value, Variable) else value
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(content)):
             _put_back(holder, key, old)
+            if isinstance(old.get(key), Variable):
+                raise StateError(
+                    f"{dotted((*path, key))} is a Variable: assign its value, as in "  # type: ignore[arg-type]
+                    f"{dotted((*path, key))}.value = ..."  # type: ignore[arg-type]
+                )
             raise StateError(
                 f"the function leaves an array at {dotted((*path, key))}, where none was before. "  # type: ignore[arg-type]
                 "State must exist before it is saved: assign an array of the right shape and dtype "

@@ -16,19 +16,19 @@ import jax.extend.core
 import numpy as np
 from jax import export
 
-from exporter.errors import TracingError
+from exporter.errors import TracingError, TrackingError, UntrackedVariableError
 from exporter.jax_internals import symbolic_scope, symbolic_struct
 from exporter.keys import from_words, to_words
 from exporter.staging import shapes
 from exporter.staging.inputs import Inputs, is_array_like
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
+    Held,
     dtype_of,
     exchanged,
-    struct_of,
-    updated,
 )
-from exporter.staging.tracking import TrackedGraph
+from exporter.staging.tracking import TrackedGraph, dotted, track
+from exporter.variable import Variable
 from signatures.arguments import Parameter, call_arguments
 from signatures.binding import bind
 from signatures.dtypes import as_dtype
@@ -36,6 +36,7 @@ from signatures.signature import Signature
 from signatures.spec import Dim, TensorSpec
 from signatures.tree import (
     Keyed,
+    Scalar,
     Sequential,
     Static,
     Structure,
@@ -45,8 +46,8 @@ from signatures.tree import (
     unflatten,
 )
 
-# Tracing exchanges the arrays of live objects, so one thread does it at a time.
-_TRACING = threading.RLock()
+# Tracing exchanges the arrays of live objects, and running changes them: one thread at a time.
+LOCK = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +173,14 @@ class Subject:
       name: what it is called in messages.
       doc: its docstring.
       parameters: its parameters as Python knows them.
+      surroundings: makes an object that holds what the function can reach by name.
     """
 
     call: Callable[..., object]
     name: str
     doc: str | None
     parameters: tuple[Parameter, ...]
+    surroundings: Callable[[], object]
 
 
 def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunction:
@@ -253,7 +256,20 @@ def output_names(result: Structure) -> tuple[list[str], str | None]:
     pairs = list(leaf_paths(result))
     named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
     names = [path if named else f"output_{path or 0}" for path, _ in pairs]
-    return names, _result_problem(result)
+    return _unique(names), _result_problem(result)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, a repeated one with a number: keys such as 1 and "1" look alike in a path."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+    count: dict[str, int] = {}
+    unique = []
+    for name in names:
+        count[name] = count.get(name, 0) + 1
+        unique.append(f"{name}#{count[name]}" if seen[name] > 1 else name)
+    return unique
 
 
 def _result_problem(result: Structure) -> str | None:
@@ -273,8 +289,6 @@ def _result_problem(result: Structure) -> str | None:
             if isinstance(item, Sequential | Keyed):
                 kind = "dict" if isinstance(item, Keyed) else item.kind
                 return f"its output {key!r} is a {kind}. {advice}"
-        if not result.items:
-            return f"it returns nothing. {advice}"
     return None
 
 
@@ -291,17 +305,35 @@ def _trace_ranks(
 ) -> _Traced:
     """One variant, with free axes independent of each other if possible, else tied together."""
     first: Exception | None = None
+    shown = ", ".join(f"{spec.name}: {spec}" for spec in inputs.specs)
     for attempt in shapes.attempts(inputs.specs, ranks):
         try:
             variant, result = _trace_once(subject, inputs, attempt.specs, graph, ranks)
+        except UntrackedVariableError as error:
+            raise untracked(subject.name, _way_to(error.variable, subject)) from error
         except Exception as error:  # noqa: BLE001  # the user's own, or JAX's about sizes it cannot compare
             first = first or error
             continue
         return _Traced(variant, result, attempt.public, attempt.note)
     assert first is not None
-    shown = ", ".join(f"{spec.name}: {spec}" for spec in inputs.specs)
     first.add_note(f"This happened while tracing {subject.name}({shown}).")
     raise first
+
+
+def untracked(function: str, variable: str) -> TrackingError:
+    """The error for state that a function uses and the saved object does not hold."""
+    return TrackingError(
+        f"{function} uses {variable}, which is not part of the saved object, so its value would be "
+        "lost. Assign what holds it to an attribute of the object."
+    )
+
+
+def _way_to(variable: object, subject: Subject) -> str:
+    """How the function reaches a variable: `self.v`, or the name it closes over."""
+    reached = track(subject.surroundings()).variables
+    ways = (v.path for v in reached if v.place.key == ("variable", id(variable), 0))
+    name = variable.name if isinstance(variable, Variable) else None
+    return next((dotted(path) for path in ways), name or "a Variable")
 
 
 def _trace_once(
@@ -314,19 +346,20 @@ def _trace_once(
     dims = shapes.dims_of(inputs.specs, specs)
     scope = symbolic_scope(dims)
     variables = graph.variables
+    holders = [Held.of(variable) for variable in variables]
     writes: list[int] = []
     outputs: list[TensorSpec] = []
     structures: list[Structure] = []
 
     def flat(state: list[jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
-        before = [from_words(a, dtype_of(v)) for a, v in zip(state, variables, strict=True)]
+        before = [from_words(a, held.dtype) for a, held in zip(state, holders, strict=True)]
         given = [from_words(a, spec.dtype) for a, spec in zip(arrays, specs, strict=True)]
         with exchanged(graph, before):
             args, kwargs = call_arguments(subject.parameters, inputs.arguments, given)
             structure, results = flatten_result(subject.call(*args, **kwargs))
-            after = read_all([variable.place for variable in variables])
+            after = [held.after() for held in holders]
             changed = [
-                (index, updated(variables[index], new))
+                (index, holders[index].updated(new))
                 for index, (old, new) in enumerate(zip(before, after, strict=True))
                 if new is not old
             ]
@@ -335,14 +368,15 @@ def _trace_once(
         outputs.extend(_spec_of(array) for array in results)
         return [to_words(jax.numpy.asarray(a)) for a in (*(new for _, new in changed), *results)]
 
-    with _TRACING:
-        state = [struct_of(variable) for variable in variables]
+    with LOCK:
+        state = [held.struct for held in holders]
         given = [symbolic_struct(spec, scope) for spec in specs]
         traced = jax.jit(flat).trace(state, given)
-    reads = _used(traced.jaxpr, len(variables))
+    jaxpr = _without_dead_code(traced.jaxpr)
+    reads = _used(jaxpr, len(variables))
     return Variant(
         ranks=ranks,
-        jaxpr=traced.jaxpr,
+        jaxpr=jaxpr,
         reads=tuple(reads),
         structs=(*(state[index] for index in reads), *given),
         writes=tuple(writes),
@@ -359,13 +393,25 @@ def flatten_result(returned: object) -> tuple[Structure, list[object]]:
       TracingError: if something in it is neither an array nor a container of arrays.
     """
     structure, leaves = flatten(_as_arrays(returned), _is_output)
+    _refuse_keys(structure)
     opaque = next(_opaque_parts(structure), None)
     if opaque is not None:
         raise TracingError(
             f"the function returns {describe(opaque, str)}, which "
             "is not an array. It may return arrays, numbers and None, in lists, tuples and dicts."
         )
-    return structure, [leaf if is_array_like(leaf) else jax.numpy.asarray(leaf) for leaf in leaves]
+    return structure, [jax.numpy.asarray(leaf) for leaf in leaves]
+
+
+def _refuse_keys(structure: Structure) -> None:
+    for key in structure.keys if isinstance(structure, Keyed) else ():
+        if not isinstance(key, Scalar):
+            raise TracingError(
+                f"the function returns a dict with the key {key!r} ({type(key).__name__}); keys "
+                "are text or numbers."
+            )
+    for item in structure.items if isinstance(structure, Sequential | Keyed) else ():
+        _refuse_keys(item)
 
 
 def _as_arrays(value: object) -> object:
@@ -414,6 +460,18 @@ def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:
     used = {id(atom) for equation in inner.eqns for atom in equation.invars}
     used |= {id(atom) for atom in inner.outvars}
     return [index for index, variable in enumerate(inner.invars[:count]) if id(variable) in used]
+
+
+def _without_dead_code(jaxpr: jax.extend.core.ClosedJaxpr) -> jax.extend.core.ClosedJaxpr:
+    """The jaxpr without equations whose results nobody uses, such as the wrapping of unused keys."""
+    inner = jaxpr.jaxpr
+    used = {id(atom) for atom in inner.outvars}
+    live = []
+    for equation in reversed(inner.eqns):
+        if equation.effects or any(id(result) in used for result in equation.outvars):
+            live.append(equation)
+            used |= {id(atom) for atom in equation.invars}
+    return jax.extend.core.ClosedJaxpr(inner.replace(eqns=live[::-1]), jaxpr.consts)
 
 
 def _first_line(error: Exception) -> str:

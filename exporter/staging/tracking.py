@@ -31,6 +31,8 @@ from signatures.tree import Scalar
 
 Path = tuple[Scalar, ...]
 
+_CONTAINERS = ("list", "tuple", "namedtuple", "dict")
+
 # The attribute by which a loaded function or a trace offers itself to be saved again.
 STORED = "__exporter_stored__"
 
@@ -68,6 +70,7 @@ class TrackedVariable:
       place: where it lives.
       trainable: whether an optimiser should change it.
       collection: the kind of state: `Variable`, `array`, or a framework's own name.
+      name: what the user called it, or `None`.
       shareable: whether it is a bare array, that the same array elsewhere is an alias of.
     """
 
@@ -75,6 +78,7 @@ class TrackedVariable:
     place: Place
     trainable: bool
     collection: str
+    name: str | None = None
     shareable: bool = False
 
     def read(self) -> jax.Array | np.ndarray:
@@ -183,7 +187,8 @@ class _Walk:
         self.frameworks = frameworks()
 
     def graph(self, root: object) -> TrackedGraph:
-        if not self.is_holder(root) or isinstance(root, list | dict | tuple):
+        closed = isinstance(root, list | dict | tuple) or is_function(root) or self.box(root)
+        if closed or not self.is_holder(root):
             raise TrackingError(
                 f"{_short(root)} cannot be saved: an object with attributes was expected, such as "
                 "an instance of your class or a Flax module. To save functions or arrays, assign "
@@ -304,7 +309,8 @@ class _Walk:
         slot, trainable, collection = box
         content = slot.read()
         if is_array(content):
-            variable = TrackedVariable(path, Place(slot, 0), trainable, collection)
+            name = value.name if isinstance(value, Variable) else None
+            variable = TrackedVariable(path, Place(slot, 0), trainable, collection, name)
             index = self.add_variable(variable)
         elif isinstance(content, tuple):
             index = self.visit_tuple(content, path, slot, [0])
@@ -317,7 +323,9 @@ class _Walk:
         assert place is not None, "every array is found in a slot"
         value = place.read()
         trainable = jax.numpy.issubdtype(value.dtype, np.inexact)  # type: ignore[attr-defined]
-        return self.add_variable(TrackedVariable(path, place, bool(trainable), "array", True))
+        return self.add_variable(
+            TrackedVariable(path, place, bool(trainable), "array", shareable=True)
+        )
 
     def add_variable(self, variable: TrackedVariable) -> int:
         self.variables.append(variable)
@@ -396,10 +404,15 @@ def _pruned(nodes: list[Node]) -> tuple[Node, ...]:
 
 def _is_container(nodes: list[Node], index: int) -> bool:
     """Whether a list, tuple or dict holds nothing but plain values, all the way down."""
-    node = nodes[index]
-    if node.kind in ("list", "tuple", "namedtuple", "dict"):
-        return all(nodes[c].kind == "value" for c in node.children)
-    return False
+    waiting, seen = [index], set()
+    while waiting:
+        node = nodes[waiting.pop()]
+        if node.kind not in (*_CONTAINERS, "value"):
+            return False
+        fresh = [child for child in node.children if child not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return nodes[index].kind in _CONTAINERS
 
 
 def _renumbered(node: Node, kept: Mapping[int, int]) -> Node:

@@ -1,0 +1,112 @@
+"""The command `exporter`: parse, call one function, print.
+
+A command prints its result to stdout and nothing else there. What it cannot use it names in one
+line on stderr.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from exporter.cli.run import RUN
+from exporter.cli.show import SHOW
+from exporter.errors import ExporterError
+from exporter.runtime.describe import printable
+
+COMMANDS = (SHOW, RUN)
+
+# What a shell reports for a program that was stopped by SIGINT and by SIGPIPE.
+INTERRUPTED = 130
+READER_GONE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+      argv: the words after `exporter`. `None` takes those of this process.
+
+    Returns:
+      0 when it is done, 1 if something given cannot be used, 130 if it was interrupted, and 141 if
+      nobody reads the output any more.
+
+    Raises:
+      SystemExit: with code 2 if the words are not those of a command, and with 0 after `--help`
+        and `--version`, as argparse does.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may be in letters the terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    parser = _parser()
+    try:
+        try:
+            arguments = parser.parse_args(argv)
+            parser = arguments.parser
+            arguments.execute(arguments)
+        finally:
+            _flush()
+    except BrokenPipeError:
+        return READER_GONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ExporterError, OSError) as error:
+        print(f"{parser.prog}: error: {printable(_one_line(error))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exporter",
+        description="Look into saved JAX models and run them, without the code that made them.",
+        epilog="examples:\n  exporter show digits/1\n  exporter run digits/1 --inputs image=image.npy",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    installed = f"jax-exporter {version('jax-exporter')}"
+    parser.add_argument(
+        "--version", action="version", version=installed, help="print the version and exit"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        own = commands.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.description,
+            epilog=f"examples:\n{command.examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_arguments(own)
+        own.set_defaults(execute=command.execute, parser=own)
+    return parser
+
+
+def _flush() -> None:
+    """Write what is left to stdout. If that fails, Python must not try again when it exits."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
+
+
+def _one_line(error: Exception) -> str:
+    """A message of several lines as one: its list of problems is joined by semicolons."""
+    if isinstance(error, OSError) and not isinstance(error, ExporterError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason
+    text = ""
+    was_listed = False
+    for line in str(error).splitlines():
+        is_listed = line.startswith(" ")
+        if text.endswith((":", ".")):
+            text += " "
+        elif text:
+            text += "; " if is_listed and was_listed else ". "
+        text += line.strip()
+        was_listed = is_listed
+    return text

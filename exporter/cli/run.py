@@ -1,0 +1,159 @@
+"""`exporter run`: call one signature with arrays from files or from the command line."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from exporter.artifact import manifest as records
+from exporter.cli.arrays import check_files, read_values, write_file
+from exporter.cli.command import Command
+from exporter.runtime.describe import json_values, printable
+from signatures.binding import bind
+from signatures.errors import UnknownSignatureError
+from signatures.resolver import DEFAULT, resolve_call
+from signatures.spec import TensorSpec
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument(
+        "--signature",
+        metavar="NAME",
+        help=f"the signature to call (default: {DEFAULT}, or the only one there is)",
+    )
+    parser.add_argument(
+        "--inputs",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the inputs: each value is FILE.npy, FILE.npz[KEY], or numbers as JSON",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write each output to DIR/NAME.npy, print no values"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that are in the way of --out"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the outputs as one JSON object, whole; otherwise long ones are shortened",
+    )
+
+
+def _execute(arguments: argparse.Namespace) -> None:
+    out: Path | None = arguments.out
+    if arguments.overwrite and out is None:
+        arguments.parser.error("--overwrite is for the files that --out DIR writes")
+    if arguments.json and out is not None:
+        arguments.parser.error("--json prints the outputs and --out writes them: choose one")
+    manifest = records.read(arguments.folder)
+    name = _chosen(manifest, arguments.signature)
+    signature = manifest.signature(manifest.signatures[name], name)
+    values = read_values(arguments.inputs, signature.inputs)
+    # Everything that can be refused is refused before JAX is imported, which takes seconds, and
+    # before weights are read, which may take minutes.
+    bind(signature, (), values)
+    files = check_files(out, signature.outputs, overwrite=arguments.overwrite) if out else {}
+    outputs = _call(arguments.folder, manifest, name, values)
+    if files:
+        _write(outputs, signature.outputs, files, overwrite=arguments.overwrite)
+    elif arguments.json:
+        print(json.dumps({name: json_values(array) for name, array in outputs.items()}))
+    else:
+        _print(outputs, signature.outputs)
+
+
+def _chosen(manifest: records.Manifest, name: str | None) -> str:
+    """The signature asked for, else the default, else the only one.
+
+    Raises:
+      UnknownSignatureError: listing the names that exist.
+    """
+    known = manifest.signatures
+    if name is None and DEFAULT not in known and len(known) == 1:
+        return next(iter(known))
+    try:
+        resolve_call(known, name or DEFAULT, manifest.signature_note)
+    except UnknownSignatureError as error:
+        if name is None and known:
+            message = f"{error} Choose one with --signature."
+            raise UnknownSignatureError(message, DEFAULT, known) from error
+        raise
+    return name or DEFAULT
+
+
+def _call(
+    folder: Path, manifest: records.Manifest, name: str, values: Mapping[str, object]
+) -> dict[str, np.ndarray]:
+    """The outputs as NumPy arrays, random keys as the words they are made of."""
+    if manifest.x64:  # JAX reads it when it is imported; a process of a command is its own
+        os.environ.setdefault("JAX_ENABLE_X64", "1")
+    from exporter.loading import load
+    from exporter.runtime.model import to_words
+
+    outputs = load(folder).signatures[name](**values)
+    return {output: np.asarray(to_words(value)) for output, value in outputs.items()}
+
+
+def _print(outputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]) -> None:
+    """Each output with its type and values. NumPy shortens what has more than 1,000 of them."""
+    for name, array in outputs.items():
+        print(printable(f"{name}  {_type(array, specs[name])}"))
+        for line in np.array2string(array, max_line_width=98).splitlines():
+            print(f"  {line}")
+
+
+def _write(
+    outputs: Mapping[str, np.ndarray],
+    specs: Mapping[str, TensorSpec],
+    files: Mapping[str, Path],
+    *,
+    overwrite: bool,
+) -> None:
+    for name, array in outputs.items():
+        note = write_file(files[name], array, overwrite=overwrite)
+        print(printable(f"{files[name]}  {_type(array, specs[name])}{note}"))
+
+
+def _type(array: np.ndarray, spec: TensorSpec) -> str:
+    """The type of an output. The shape of keys is without that of their words."""
+    shape = array.shape if isinstance(spec.dtype, np.dtype) else array.shape[:-1]
+    return f"{spec.dtype.name}[{', '.join(map(str, shape))}]"
+
+
+RUN = Command(
+    name="run",
+    summary="call a signature with arrays from files or from the command line",
+    description=(
+        "Call one signature and print what it returns, or write it to files.\n"
+        "\n"
+        "Arrays in files must have the types that the signature names (`exporter show` lists\n"
+        "them). Numbers and lists written as JSON are converted where nothing is lost; NaN and\n"
+        "Infinity are understood. Inputs with a default value may be left out.\n"
+        "\n"
+        "The artifact is not changed: variables that a signature updates are updated in memory."
+    ),
+    examples=(
+        "  exporter run digits/1 --inputs image=image.npy\n"
+        "  exporter run digits/1 --signature embed --inputs image=data.npz[test] --out results\n"
+        "  exporter run encoder/3 --inputs ids='[[101, 2023, 102]]' mask='[[1, 1, 1]]' --json\n"
+        "\n"
+        "types that .npy files have no name for:\n"
+        "  bfloat16 and the smaller floats are written as float32, integers of less than 8 bits\n"
+        "  as int8 or uint8, which hold each value exactly. Random keys are written, and printed,\n"
+        "  as the uint32 words they are made of. As an input, a file in which np.save has kept the\n"
+        "  bytes of such numbers (its dtype is '|V2' or '|V1') is taken for the type of the input.\n"
+        "\n"
+        "JSON has no NaN and no infinities:\n"
+        '  --json prints the texts "NaN", "Infinity" and "-Infinity", and a complex number as a\n'
+        "  pair of its parts."
+    ),
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

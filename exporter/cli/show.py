@@ -1,0 +1,49 @@
+"""`exporter show`: what an artifact holds. Nothing of it is run, and JAX is not imported."""
+
+import argparse
+import json
+from pathlib import Path
+
+from exporter.artifact import manifest as records
+from exporter.cli.command import Command
+from exporter.runtime.describe import describe, summary
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument(
+        "--variables",
+        action="store_true",
+        help="list each variable with its type, whether it is trainable, and its collection",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON for programs; it always lists the variables",
+    )
+
+
+def _execute(arguments: argparse.Namespace) -> None:
+    manifest = records.read(arguments.folder)
+    if arguments.json:
+        print(json.dumps(summary(manifest), indent=2))
+    else:
+        print(describe(manifest, variables=arguments.variables))
+
+
+SHOW = Command(
+    name="show",
+    summary="print the signatures, functions, variables and versions of an artifact",
+    description=(
+        "Print what an artifact holds: its signatures with the names, types and bounds of their\n"
+        "inputs and outputs, its functions at their attribute paths, its variables, and what it\n"
+        "needs to run. Nothing is run, and the variables are not read."
+    ),
+    examples=(
+        "  exporter show digits/1\n"
+        "  exporter show digits/1 --variables\n"
+        "  exporter show digits/1 --json | jq .signatures.serving_default.inputs"
+    ),
+    add_arguments=_add_arguments,
+    execute=_execute,
+)
