@@ -119,6 +119,9 @@ captions = [f"{answers[i]}" if right[i] else f"{answers[i]} (wrong)" for i in sh
 for line in zip(*map(draw, images[shown], captions), strict=True):
     print(*line, sep="  ")
 
+embedding = np.asarray(model.signatures["embedding"](image=images)["embedding"])
+nearest = np.linalg.norm(embedding - embedding[0], axis=1).argsort()[1:9]
+print(f"\\nnearest to a {labels[0]} by embedding:", *labels[nearest])
 print("Flax imported here:", "flax" in sys.modules)
 print(f"accuracy {right.mean():.4f}")
 '''

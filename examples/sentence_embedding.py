@@ -145,8 +145,8 @@ import exporter
 folder, tokenizer_file, *sentences = sys.argv[1:]
 
 tokenizer = Tokenizer.from_file(tokenizer_file)
-tokenizer.enable_truncation(256)  # the published model was trained on no longer ones
-tokenizer.enable_padding()  # to the longest of the sentences, where the file says 128
+tokenizer.enable_truncation(256)  # the model's own limit, where the tokenizer's file says 128
+tokenizer.enable_padding()  # to the longest of the sentences, where it says 128
 encoded = tokenizer.encode_batch(sentences)
 
 embed = exporter.load(folder).signatures["embed"]

@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from signatures.binding import ABSENT, Bound, check_values
 from signatures.errors import BindError
+from signatures.signature import Signature
 from signatures.tree import (
     Constant,
     Keyed,
@@ -16,6 +16,7 @@ from signatures.tree import (
     Structure,
     children,
     describe,
+    leaf_paths,
     same,
     unflatten,
 )
@@ -110,13 +111,46 @@ def match(
     Args:
       arguments: for each parameter, what was there when the function was traced.
       values: for each parameter, what is given now.
-      count: how many arrays the arguments hold.
+      count: how many arrays the arguments hold. Those that a misfit hides are `ABSENT`.
     """
-    leaves: list[object] = [None] * count
+    leaves: list[object] = [ABSENT] * count
     problems: list[str] = []
     for name, structure in arguments.items():
         _match(structure, values[name], name, leaves, problems)
     return leaves, problems
+
+
+def named_by_path(signature: Signature, arguments: Mapping[str, Structure]) -> Signature:
+    """The signature with its inputs called as the caller of the function knows them: `x/0`."""
+    specs = list(signature.inputs.values())
+    paths = [
+        (path, index)
+        for name, structure in arguments.items()
+        for path, index in leaf_paths(structure, name)
+    ]
+    ordered = sorted(paths, key=lambda pair: pair[1])
+    return Signature(signature.name, {path: specs[index] for path, index in ordered}, {})
+
+
+def bind_call(
+    signature: Signature, arguments: Mapping[str, Structure], values: Mapping[str, object]
+) -> tuple[Bound, list[str]]:
+    """The arrays in the values of a call, and everything that does not fit.
+
+    Args:
+      signature: as `named_by_path` gives it.
+      arguments: for each parameter, what was there when the function was traced.
+      values: for each parameter, what is given now.
+    """
+    leaves, problems = match(arguments, values, len(signature.inputs))
+    bound, more = check_values(signature, leaves)
+    return bound, [*problems, *more]
+
+
+def refused(name: str, python: inspect.Signature, end: str, problems: Sequence[str]) -> BindError:
+    """The error for a call of a function with arguments that do not fit."""
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return BindError(f"arguments do not fit {name}{python}:{lines}\n{end}", problems)
 
 
 def _match(
@@ -148,7 +182,7 @@ def _match(
 def _is_static(structure: Static, value: object) -> bool:
     if structure.opaque:
         return repr(value) == structure.value
-    if isinstance(value, np.ndarray) or hasattr(value, "__jax_array__"):
+    if hasattr(value, "dtype"):
         return False
     return bool(same(value, structure.value))
 

@@ -63,24 +63,39 @@ def bind(signature: Signature, args: Sequence[object], kwargs: Mapping[str, obje
     return bind_values(signature, [given.get(n, signature.defaults.get(n)) for n in names])
 
 
+# Stands for a value that is not there, whose absence was reported already.
+ABSENT = object()
+
+
 def bind_values(signature: Signature, values: Sequence[object]) -> Bound:
     """The arrays for values in the signature's order.
 
     Raises:
       BindError: naming every input that does not fit.
     """
+    bound, problems = check_values(signature, values)
+    if problems:
+        raise _refused(signature, problems)
+    return bound
+
+
+def check_values(signature: Signature, values: Sequence[object]) -> tuple[Bound, list[str]]:
+    """The arrays for values in the signature's order, and a line for each that does not fit."""
     arrays: list[object] = []
     problems: dict[str, str] = {}
     for (name, spec), value in zip(signature.inputs.items(), values, strict=True):
+        if value is ABSENT:
+            problems[name] = ""
+            arrays.append(None)
+            continue
         try:
             arrays.append(convert(value, spec))
         except BindError as error:
             problems[name] = f"{name}: {error}"
             arrays.append(None)
     sizes = _check_sizes(signature, arrays, problems)
-    if problems:
-        raise _refused(signature, [problems[n] for n in signature.inputs if n in problems])
-    return Bound(tuple(arrays), sizes)
+    found = [problems[name] for name in signature.inputs if problems.get(name)]
+    return Bound(tuple(arrays), sizes), found
 
 
 def convert(value: object, spec: TensorSpec) -> object:
@@ -89,12 +104,15 @@ def convert(value: object, spec: TensorSpec) -> object:
     Raises:
       BindError: if something would be lost. The message says what was expected and found.
     """
-    if not isinstance(value, np.generic) and hasattr(value, "__jax_array__"):
-        value = value.__jax_array__()
+    unwrap = getattr(value, "__jax_array__", None)
+    if callable(unwrap):  # a mutable array; traced arrays have the attribute, but it is None
+        value = unwrap()
     if isinstance(value, np.generic) or not hasattr(value, "dtype"):
         value = _from_python(value, spec)
-    elif not hasattr(value, "shape"):
-        raise BindError(f"expected {spec}, got a {type(value).__name__}")
+    elif not hasattr(value, "__array__"):  # a spec, or something else that only looks like one
+        raise BindError(f"expected {spec}, got {_short(value)}")
+    elif isinstance(value, np.ndarray) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     shape = tuple(value.shape)  # type: ignore[attr-defined]  # checked above
     if value.dtype is not spec.dtype and not _same_dtype(value, spec):
         raise BindError(f"expected {spec}, got {_describe(value)}{_advice(value, spec)}")

@@ -14,9 +14,18 @@ class KeyType:
 
     Attributes:
       name: as JAX prints it.
+
+    Raises:
+      SpecError: if JAX has no such kind of key.
     """
 
     name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in _KEY_WORDS:
+            raise SpecError(
+                f"{self.name!r} is not a kind of random key. JAX has {', '.join(_KEY_WORDS)}."
+            )
 
     @property
     def words(self) -> int:
@@ -82,7 +91,12 @@ _BY_NAME: dict[str, DType] = {name: np.dtype(getattr(ml_dtypes, name, name)) for
 
 
 def as_dtype(value: object) -> DType:
-    """The element type that `value` names or has.
+    """The element type that `value` names or has, in the byte order of this machine.
+
+    >>> as_dtype("bfloat16")
+    dtype(bfloat16)
+    >>> as_dtype(float)
+    dtype('float64')
 
     Args:
       value: a name (`"bfloat16"`), a NumPy or JAX dtype (`np.float32`, `jnp.bfloat16`), a typed
@@ -93,17 +107,11 @@ def as_dtype(value: object) -> DType:
     """
     if isinstance(value, KeyType):
         return value
-    name = value if isinstance(value, str) else getattr(value, "name", None)
-    if not isinstance(name, str):
-        try:
-            name = np.dtype(value).name  # type: ignore[call-overload]  # any object may be given
-        except TypeError:
-            name = repr(value)
+    name = _name_of(value)
     found = _BY_NAME.get(name)
     if found is None:
         raise SpecError(
-            f"{name!r} is not a dtype that a program can have. The choices are "
-            f"{', '.join(_BY_NAME)}."
+            f"{name!r} is not a dtype name. A program can have {', '.join(_BY_NAME)}."
         )
     return found
 
@@ -111,3 +119,15 @@ def as_dtype(value: object) -> DType:
 def dtype_name(dtype: DType) -> str:
     """The name that `as_dtype` reads back."""
     return dtype.name
+
+
+def _name_of(value: object) -> str:
+    name = value if isinstance(value, str) else getattr(value, "name", None)
+    if isinstance(name, str):
+        return name
+    if value is None:  # to NumPy this would be float64
+        return "None"
+    try:
+        return np.dtype(value).name  # type: ignore[call-overload,no-any-return]  # any object
+    except (TypeError, ValueError):
+        return repr(value)

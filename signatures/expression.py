@@ -21,7 +21,7 @@ from signatures.errors import SpecError
 # The longest expression seen from JAX for a real model (a stack of strided convolutions) has about
 # 600 characters. The limits keep a hostile file from building a deep tree or a huge number.
 MAX_CHARACTERS = 4096
-MAX_TERMS = 256
+MAX_TERMS = 128
 MAX_POWER = 64
 MAX_NUMBER = 2**63 - 1  # sizes are 64-bit integers in a program
 
@@ -132,9 +132,11 @@ def parse(text: str) -> Expression:
     try:
         # JAX writes a power as n^2, which Python would read as "xor" with another precedence.
         return _expression(_read(ast.parse(text.strip().replace("^", "**"), mode="eval").body))
+    # Python's parser answers deep nesting with any of the last three.
     except (_Unreadable, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
         raise SpecError(
-            f"{text!r} is not an axis. An axis is a size (64), None, a name ('batch') or "
+            f"{shown!r} is not an axis. An axis is a size (64), None, a name ('batch') or "
             "arithmetic over names ('2*n + 1', with + - * // % ^ and max, min, mod, floordiv)."
         ) from error
 
@@ -236,6 +238,8 @@ def _expression(terms: _Sum) -> Expression:
         for product in ordered
     )
     text = signs.removeprefix(" + ") if first is not None else signs.replace(" - ", "-", 1)
+    if len(text) > MAX_CHARACTERS:
+        raise _Unreadable
     return Expression(text or "0", tuple(names), tuple((p, terms[p]) for p in ordered))
 
 

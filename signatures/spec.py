@@ -1,27 +1,34 @@
 """One array as a callable promises it: a dtype, and axes that are sizes, names or free."""
 
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 from signatures.dtypes import DType, KeyType, as_dtype, dtype_name
 from signatures.errors import SpecError
-from signatures.expression import Expression, parse
+from signatures.expression import MAX_NUMBER, Expression, parse
 
 # An axis in a spec: a size, an expression over named dimensions, or free.
 Axis = int | str | None
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SPEC = re.compile(r"\s*(?P<dtype>[A-Za-z0-9_<>]+)\[(?P<axes>.*)\]\s*")
+_SPEC = re.compile(r"\s*(?P<dtype>[A-Za-z0-9_<>]+)\[(?P<axes>.*)\]\s*", re.DOTALL)
 
 # How many axes an array of any rank may have, unless its spec says otherwise. Each rank is a
 # program of its own, so the bound is small.
 DEFAULT_MAX_RANK = 4
 
+# NumPy has no arrays with more axes, and without NumPy no argument reaches JAX.
+MAX_AXES = 64
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Dim:
     """A named axis with bounds, the same size wherever its name stands in a signature.
+
+    >>> Dim("batch", max=256, multiple_of=8)
+    Dim('batch', max=256, multiple_of=8)
 
     Attributes:
       name: a letter, then letters, digits and underscores.
@@ -39,22 +46,21 @@ class Dim:
     multiple_of: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise SpecError(
-                f"{self.name!r} is not a name for an axis: a letter comes first, then letters, "
-                "digits and underscores."
-            )
+        object.__setattr__(self, "name", _dimension_name(self.name))
         for field, least in (("min", 0), ("max", 1), ("multiple_of", 1)):
-            bound = getattr(self, field)
-            if bound is not None and (type(bound) is not int or bound < least):
-                raise SpecError(
-                    f"Dim({self.name!r}, {field}={bound!r}): a whole number of at least {least} "
-                    "was expected."
-                )
+            bound: object = getattr(self, field)
+            if bound is not None:
+                size = _whole(bound)
+                if size is None or not least <= size <= MAX_NUMBER:
+                    raise SpecError(
+                        f"Dim({self.name!r}, {field}={bound!r}): a whole number of at least "
+                        f"{least} was expected."
+                    )
+                object.__setattr__(self, field, size)
         step = self.multiple_of or 1
         largest = None if self.max is None else self.max // step * step
-        if largest is not None and (largest < 1 or largest < (self.min or 0)):
-            raise SpecError(f"no size is allowed by {self}.")
+        if largest is not None and largest < max(self.min or 0, 1):
+            raise SpecError(f"{self} allows no size but 0, or none at all.")
 
     @property
     def is_bounded(self) -> bool:
@@ -62,24 +68,40 @@ class Dim:
         return (self.min, self.max, self.multiple_of) != (None, None, None)
 
     def problem(self, size: int) -> str | None:
-        """Why `size` is not allowed, or `None` if it is."""
-        if self.min is not None and size < self.min:
-            return f"{self.name} is at least {self.min}"
-        if self.max is not None and size > self.max:
-            return f"{self.name} is at most {self.max}"
-        if self.multiple_of is not None and size % self.multiple_of:
-            return f"{self.name} is a multiple of {self.multiple_of}"
-        return None
+        """Why `size` is not allowed, or `None` if it is.
+
+        >>> Dim("batch", max=256, multiple_of=8).problem(300)
+        'batch is at most 256 and a multiple of 8'
+        """
+        broken = [
+            text
+            for text, bound, holds in (
+                ("at least", self.min, self.min is None or size >= self.min),
+                ("at most", self.max, self.max is None or size <= self.max),
+                ("a multiple of", self.multiple_of, size % (self.multiple_of or 1) == 0),
+            )
+            if not holds
+            for text in [f"{text} {bound}"]
+        ]
+        return f"{self.name} is {' and '.join(broken)}" if broken else None
 
     def __str__(self) -> str:
         bounds = (("min", self.min), ("max", self.max), ("multiple_of", self.multiple_of))
         shown = "".join(f", {key}={value}" for key, value in bounds if value is not None)
         return f"Dim({self.name!r}{shown})"
 
+    __repr__ = __str__
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class TensorSpec:
     """What one array must be.
+
+    >>> spec = TensorSpec(("batch", 64), "float32", name="image")
+    >>> print(spec)
+    float32[batch, 64]
+    >>> spec == TensorSpec.parse("float32[batch, 64]", name="image")
+    True
 
     Attributes:
       shape: for each axis a size, a name or an expression of names as text, or `None` for an
@@ -111,19 +133,18 @@ class TensorSpec:
         """
         if name is not None and not isinstance(name, str):
             raise SpecError(f"the name of a TensorSpec is text, not {name!r}.")
-        if type(max_rank) is not int or max_rank < 0:
-            raise SpecError(f"max_rank is a whole number of at least 0, not {max_rank!r}.")
-        if isinstance(shape, str | bytes):
-            raise SpecError(f"a shape is a tuple of axes, such as ({shape!r}, 64), not {shape!r}.")
-        given = None if shape is None else tuple(shape)
-        axes = None if given is None else tuple(map(_axis, given))
-        dims = {axis.name: axis for axis in given or () if isinstance(axis, Dim)}
+        rank = _whole(max_rank)
+        if rank is None or not 0 <= rank <= MAX_AXES:
+            raise SpecError(f"max_rank is a whole number from 0 to {MAX_AXES}, not {max_rank!r}.")
+        found = as_dtype(dtype)
+        given = None if shape is None else _as_tuple(shape)
+        axes = None if given is None else _axes(given, found)
         for field, value in (
             ("shape", axes),
-            ("dtype", as_dtype(dtype)),
+            ("dtype", found),
             ("name", name or None),
-            ("dims", tuple(dim for dim in dims.values() if dim.is_bounded)),
-            ("max_rank", max_rank),
+            ("dims", _bounds(axis for axis in given or () if isinstance(axis, Dim))),
+            ("max_rank", rank if axes is None else DEFAULT_MAX_RANK),
         ):
             object.__setattr__(self, field, value)
 
@@ -141,22 +162,34 @@ class TensorSpec:
         if axes == "...":
             return cls(None, match["dtype"], name)
         parts = _split(axes) if axes else []
-        return cls([_parse_axis(part) for part in parts], match["dtype"], name)
+        return cls([None if part == "None" else part for part in parts], match["dtype"], name)
 
     @classmethod
     def of(cls, array: object, name: str | None = None) -> "TensorSpec":
-        """The spec that exactly describes an array, or anything with a shape and a dtype."""
-        shape = getattr(array, "shape", None)
-        if shape is None:
-            raise SpecError(f"a {type(array).__name__} has no shape and dtype to describe.")
-        return cls(tuple(shape), array.dtype, name)  # type: ignore[attr-defined]  # has a dtype
+        """The spec that exactly describes an array, or anything with a shape and a dtype.
 
-    @property
+        >>> import numpy as np
+        >>> print(TensorSpec.of(np.zeros((2, 3), np.int8)))
+        int8[2, 3]
+
+        Symbolic axes of JAX become expressions; the constraints of their scope are left behind.
+
+        Raises:
+          SpecError: if it has no shape and dtype, or a dtype that no program can have.
+        """
+        if isinstance(array, cls):
+            return array.renamed(name or array.name)
+        shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+        if shape is None or dtype is None:
+            raise SpecError(f"a {type(array).__name__} has no shape and dtype to describe.")
+        return cls([axis if isinstance(axis, int) else str(axis) for axis in shape], dtype, name)
+
+    @cached_property
     def expressions(self) -> tuple[int | Expression | None, ...]:
         """The axes, with names and arithmetic parsed. Empty for an array of any rank."""
         return tuple(parse(axis) if isinstance(axis, str) else axis for axis in self.shape or ())
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The dimensions that stand in the axes, each once."""
         found = (axis.names for axis in self.expressions if isinstance(axis, Expression))
@@ -176,17 +209,22 @@ class TensorSpec:
 
     def renamed(self, name: str | None) -> "TensorSpec":
         """The same array under another name."""
-        return self._with(shape=self.shape, name=name)
+        return self._with(shape=self.shape, name=name, dims=self.dims)
 
     def with_shape(self, shape: tuple[Axis, ...]) -> "TensorSpec":
         """The same array with other axes, its bounds kept."""
-        return self._with(shape=shape, name=self.name)
+        return self._with(shape=shape, name=self.name, dims=self.dims)
 
     def with_bounds(self, dims: tuple[Dim, ...]) -> "TensorSpec":
-        """The same array with these bounds on its named axes."""
-        spec = self.renamed(self.name)
-        object.__setattr__(spec, "dims", dims)
-        return spec
+        """The same array with these bounds on its named axes.
+
+        It can bound what stands only in an expression, which a `Dim` among the axes cannot:
+        `TensorSpec(("2*n",)).with_bounds((Dim("n", max=8),))`.
+
+        Raises:
+          SpecError: if two of them bound one name differently.
+        """
+        return self._with(shape=self.shape, name=self.name, dims=_bounds(dims))
 
     def evaluate(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape for given sizes of the named dimensions, without free axes."""
@@ -195,9 +233,11 @@ class TensorSpec:
             for axis in self.expressions
         )
 
-    def _with(self, *, shape: tuple[Axis, ...] | None, name: str | None) -> "TensorSpec":
+    def _with(
+        self, *, shape: tuple[Axis, ...] | None, name: str | None, dims: tuple[Dim, ...]
+    ) -> "TensorSpec":
         spec = TensorSpec(shape, self.dtype, name, max_rank=self.max_rank)
-        object.__setattr__(spec, "dims", self.dims)
+        object.__setattr__(spec, "dims", dims)
         return spec
 
     def __str__(self) -> str:
@@ -205,8 +245,15 @@ class TensorSpec:
         return f"{dtype_name(self.dtype)}[{axes}]"
 
     def __repr__(self) -> str:
+        bounds = {dim.name: dim for dim in self.dims}
+        axes: object = self.shape and tuple(
+            bounds.pop(axis, axis) if isinstance(axis, str) else axis for axis in self.shape
+        )
         name = "" if self.name is None else f", name={self.name!r}"
-        return f"TensorSpec(shape={self.shape!r}, dtype={dtype_name(self.dtype)}{name})"
+        rank = "" if self.max_rank == DEFAULT_MAX_RANK else f", max_rank={self.max_rank}"
+        dtype = dtype_name(self.dtype)
+        hidden = f".with_bounds({self.dims!r})" if bounds else ""
+        return f"TensorSpec(shape={axes!r}, dtype={dtype!r}{name}{rank}){hidden}"
 
 
 def storage_shape(spec_shape: tuple[int, ...], dtype: DType) -> tuple[int, ...]:
@@ -214,32 +261,80 @@ def storage_shape(spec_shape: tuple[int, ...], dtype: DType) -> tuple[int, ...]:
     return (*spec_shape, dtype.words) if isinstance(dtype, KeyType) else spec_shape
 
 
+def _as_tuple(shape: object) -> tuple[object, ...]:
+    if isinstance(shape, str | bytes):
+        raise SpecError(f"a shape is a tuple of axes, such as ({shape!r}, 64), not {shape!r}.")
+    if not isinstance(shape, Iterable) or isinstance(shape, Mapping | Set | type):
+        raise SpecError(f"a shape is a tuple of axes, such as ('batch', 64), not {shape!r}.")
+    axes = tuple(shape)
+    if len(axes) > MAX_AXES:
+        raise SpecError(f"a shape has {len(axes)} axes; arrays have at most {MAX_AXES}.")
+    return axes
+
+
+def _axes(given: Sequence[object], dtype: DType) -> tuple[Axis, ...]:
+    axes: list[Axis] = []
+    for position, axis in enumerate(given):
+        shown = ", ".join(str(one.name if isinstance(one, Dim) else one) for one in given)
+        where = f"axis {position} of {dtype_name(dtype)}[{shown}]"
+        try:
+            found = _axis(axis)
+        except SpecError as error:
+            raise SpecError(f"{where}: {error}") from error
+        if isinstance(found, int) and not 0 <= found <= MAX_NUMBER:
+            raise SpecError(
+                f"{where} has size {found}. Sizes are from 0 to 2**63 - 1; for any size, write "
+                "None."
+            )
+        axes.append(found)
+    return tuple(axes)
+
+
 def _axis(axis: object) -> Axis:
     if isinstance(axis, Dim):
         return axis.name
     if isinstance(axis, str):
         expression = parse(axis)
-        if not expression.names:
-            return expression.evaluate({})
-        return expression.text.strip()
-    if axis is None:
-        return None
-    try:
-        size = axis.__index__()  # type: ignore[attr-defined]  # any kind of integer
-    except (AttributeError, TypeError):
+        return expression.text if expression.names else expression.evaluate({})
+    size = None if axis is None else _whole(axis)
+    if axis is not None and size is None:
         raise SpecError(
             f"{axis!r} is not an axis. An axis is a size (64), None, a name ('batch'), an "
             "expression ('2*n') or a Dim."
-        ) from None
-    if size < 0:
-        raise SpecError(f"an axis has size {size}; sizes are at least 0. For any size, write None.")
-    return int(size)
+        )
+    return size
 
 
-def _parse_axis(text: str) -> Axis:
-    if text == "None":
+def _whole(value: object) -> int | None:
+    """Any kind of integer as an int, or `None`. A bool is a mistake here, not a number."""
+    if isinstance(value, bool):
         return None
-    return int(text) if text.lstrip("-").isdigit() else text
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # the question is whether it has one
+    except TypeError:
+        return None
+
+
+def _dimension_name(name: object) -> str:
+    try:
+        found = parse(name) if isinstance(name, str) else None
+    except SpecError:
+        found = None
+    if found is None or not found.is_name:
+        raise SpecError(
+            f"{name!r} is not a name for an axis: a letter comes first, then letters, digits and "
+            "underscores, and it is not a word of Python's own."
+        )
+    return found.text
+
+
+def _bounds(dims: Iterable[Dim]) -> tuple[Dim, ...]:
+    """The bounded ones among `dims`, each name once. One without bounds is the bare name."""
+    bounds: dict[str, Dim] = {}
+    for dim in dims:
+        if dim.is_bounded and bounds.setdefault(dim.name, dim) != dim:
+            raise SpecError(f"two bounds for one dimension: {bounds[dim.name]} and {dim}.")
+    return tuple(bounds.values())
 
 
 def _split(axes: str) -> list[str]:

@@ -13,10 +13,14 @@ from importlib.metadata import version
 
 from exporter.cli.run import RUN
 from exporter.cli.show import SHOW
-from exporter.errors import ExporterError
 from exporter.runtime.describe import printable
+from signatures.errors import ExporterError
 
 COMMANDS = (SHOW, RUN)
+
+_EXAMPLES = """\
+  exporter show digits/1
+  exporter run digits/1 --inputs image=image.npy"""
 
 # What a shell reports for a program that was stopped by SIGINT and by SIGPIPE.
 INTERRUPTED = 130
@@ -61,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exporter",
         description="Look into saved JAX models and run them, without the code that made them.",
-        epilog="examples:\n  exporter show digits/1\n  exporter run digits/1 --inputs image=image.npy",
+        epilog=f"examples:\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -5,6 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from exporter.artifact.layout import inside
 from exporter.errors import ArtifactExistsError
+from signatures.binding import convert
 from signatures.dtypes import KeyType
 from signatures.errors import BindError
 from signatures.spec import TensorSpec
@@ -22,11 +24,29 @@ _IN_ARCHIVE = re.compile(r"(?P<file>.+\.npz)\[(?P<key>.+)\]", re.DOTALL)
 _MAGIC = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
 
 
+@dataclass(frozen=True, eq=False)
+class KeyWords:
+    """Random keys as the words they are made of. Only JAX can make the keys themselves.
+
+    Attributes:
+      words: `uint32[..., n]` for keys of n words.
+      dtype: the kind of keys.
+    """
+
+    words: np.ndarray
+    dtype: KeyType
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the keys."""
+        return self.words.shape[:-1]
+
+
 def read_values(given: Sequence[str], specs: Mapping[str, TensorSpec]) -> dict[str, object]:
     """The values in words like `image=x.npy`, `image=data.npz[test]` and `ids=[[1, 2]]`.
 
-    They are not matched with the specs, except that bytes of a type which `.npy` files cannot name
-    are taken for the type of their input.
+    They are matched with the specs only in what files and JSON have no type for: keys are made of
+    words, and raw bytes are taken for the small type of their input.
 
     Raises:
       BindError: naming every input that cannot be read.
@@ -96,15 +116,43 @@ def storable(array: np.ndarray) -> np.ndarray:
 
 def _value(name: str, text: str, spec: TensorSpec | None) -> object:
     try:
-        if spec is not None and isinstance(spec.dtype, KeyType):
-            raise BindError(f"expected {spec}, a random key, which no file or JSON can give")
+        value: object
         if found := _IN_ARCHIVE.fullmatch(text):
-            return _as_bytes_of(_load(Path(found["file"]), found["key"]), spec)
-        if text.endswith((".npy", ".npz")):
-            return _as_bytes_of(_load(Path(text), None), spec)
-        return _literal(text)
+            value = _load(Path(found["file"]), found["key"])
+        elif text.endswith((".npy", ".npz")):
+            value = _load(Path(text), None)
+        else:
+            value = _literal(text)
+        if spec is None:
+            return value
+        return _keys(value, spec) if isinstance(spec.dtype, KeyType) else _typed(value, spec.dtype)
     except BindError as error:
         raise BindError(f"{name}: {error}") from error
+
+
+def _keys(value: object, spec: TensorSpec) -> KeyWords:
+    assert isinstance(spec.dtype, KeyType)
+    shape = None if spec.shape is None else (*spec.shape, spec.dtype.words)
+    plain = TensorSpec(shape, "uint32", max_rank=spec.max_rank + 1)
+    try:
+        words = np.asarray(convert(value, plain))
+    except BindError as error:
+        raise BindError(f"{spec} is given by the words of each key: {error}") from error
+    if words.shape[-1:] != (spec.dtype.words,):
+        found = f"uint32[{', '.join(map(str, words.shape))}]"
+        raise BindError(f"{spec} is given by the words of each key: expected {plain}, got {found}")
+    return KeyWords(words, spec.dtype)
+
+
+def _typed(value: object, dtype: np.dtype[np.generic]) -> object:
+    """The value, or an array of `dtype` if it is raw bytes of such numbers.
+
+    This is all that `np.save` keeps of the small types of `ml_dtypes`.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "V" or value.dtype.names:
+        return value
+    fits = dtype.kind == "V" and dtype.itemsize == value.dtype.itemsize
+    return value.view(dtype) if fits else value
 
 
 def _load(path: Path, key: str | None) -> np.ndarray:
@@ -148,18 +196,6 @@ def _array_in(loaded: Any, path: Path, key: str | None) -> np.ndarray:
         if not isinstance(array, np.ndarray):  # any zip archive may be called .npz
             raise BindError(f"{path} holds something else than an array as {key!r}")
         return array
-
-
-def _as_bytes_of(array: np.ndarray, spec: TensorSpec | None) -> np.ndarray:
-    """The array, or where it is bytes without a type, which is all that np.save keeps of the small
-    types of `ml_dtypes`, an array of the spec's type.
-    """
-    if spec is None or not isinstance(spec.dtype, np.dtype):
-        return array
-    is_plain = array.dtype.kind == "V" and array.dtype.names is None and not array.dtype.shape
-    if is_plain and spec.dtype.kind == "V" and array.dtype.itemsize == spec.dtype.itemsize:
-        return array.view(spec.dtype)
-    return array
 
 
 def _literal(text: str) -> object:

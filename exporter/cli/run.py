@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from exporter.artifact import manifest as records
-from exporter.cli.arrays import check_files, read_values, write_file
+from exporter.cli.arrays import KeyWords, check_files, read_values, write_file
 from exporter.cli.command import Command
-from exporter.runtime.describe import json_values, printable
+from exporter.runtime.describe import printable
+from exporter.runtime.summary import json_values
 from signatures.binding import bind
 from signatures.errors import UnknownSignatureError
 from signatures.resolver import DEFAULT, resolve_call
@@ -94,10 +95,16 @@ def _call(
     """The outputs as NumPy arrays, random keys as the words they are made of."""
     if manifest.x64:  # JAX reads it when it is imported; a process of a command is its own
         os.environ.setdefault("JAX_ENABLE_X64", "1")
+    from exporter.keys import from_words, to_words
     from exporter.loading import load
-    from exporter.runtime.model import to_words
 
-    outputs = load(folder).signatures[name](**values)
+    given = {
+        input_name: from_words(value.words, value.dtype)  # type: ignore[arg-type]  # JAX takes NumPy's
+        if isinstance(value, KeyWords)
+        else value
+        for input_name, value in values.items()
+    }
+    outputs = load(folder).signatures[name](**given)
     return {output: np.asarray(to_words(value)) for output, value in outputs.items()}
 
 
@@ -130,30 +137,26 @@ def _type(array: np.ndarray, spec: TensorSpec) -> str:
 RUN = Command(
     name="run",
     summary="call a signature with arrays from files or from the command line",
-    description=(
-        "Call one signature and print what it returns, or write it to files.\n"
-        "\n"
-        "Arrays in files must have the types that the signature names (`exporter show` lists\n"
-        "them). Numbers and lists written as JSON are converted where nothing is lost; NaN and\n"
-        "Infinity are understood. Inputs with a default value may be left out.\n"
-        "\n"
-        "The artifact is not changed: variables that a signature updates are updated in memory."
-    ),
-    examples=(
-        "  exporter run digits/1 --inputs image=image.npy\n"
-        "  exporter run digits/1 --signature embed --inputs image=data.npz[test] --out results\n"
-        "  exporter run encoder/3 --inputs ids='[[101, 2023, 102]]' mask='[[1, 1, 1]]' --json\n"
-        "\n"
-        "types that .npy files have no name for:\n"
-        "  bfloat16 and the smaller floats are written as float32, integers of less than 8 bits\n"
-        "  as int8 or uint8, which hold each value exactly. Random keys are written, and printed,\n"
-        "  as the uint32 words they are made of. As an input, a file in which np.save has kept the\n"
-        "  bytes of such numbers (its dtype is '|V2' or '|V1') is taken for the type of the input.\n"
-        "\n"
-        "JSON has no NaN and no infinities:\n"
-        '  --json prints the texts "NaN", "Infinity" and "-Infinity", and a complex number as a\n'
-        "  pair of its parts."
-    ),
+    description="""\
+Call one signature and print what it returns, or write it to files.
+
+Arrays in files must have the types that the signature names: see `exporter
+show`. Numbers and lists written as JSON are converted where nothing is lost, and
+may hold NaN and Infinity. Inputs with a default value may be left out.
+
+The artifact stays as it is: what a call changes in variables is not saved.""",
+    examples="""\
+  exporter run digits/1 --inputs image=image.npy
+  exporter run digits/1 --signature embedding --inputs image=data.npz[test] --out results
+  exporter run encoder/3 --inputs ids='[[101, 2023, 102]]' mask='[[1, 1, 1]]' --json
+
+types that .npy files and JSON do not have:
+  bfloat16 and the smaller floats are written as float32, integers of fewer than 8
+  bits as int8 or uint8: these hold each value exactly. For an input of such a type
+  a file of its raw bytes, as np.save makes it, is read.
+  Random keys are read, written and printed as the uint32 words they are made of.
+  --json prints "NaN", "Infinity" and "-Infinity" as text, and a complex number as
+  the list of its two parts.""",
     add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from exporter.artifact import manifest as records
 from exporter.cli.command import Command
-from exporter.runtime.describe import describe, summary
+from exporter.runtime.describe import describe
+from exporter.runtime.summary import summarise
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(arguments: argparse.Namespace) -> None:
     manifest = records.read(arguments.folder)
     if arguments.json:
-        print(json.dumps(summary(manifest), indent=2))
+        print(json.dumps(summarise(manifest), indent=2))
     else:
         print(describe(manifest, variables=arguments.variables))
 
@@ -34,16 +35,14 @@ def _execute(arguments: argparse.Namespace) -> None:
 SHOW = Command(
     name="show",
     summary="print the signatures, functions, variables and versions of an artifact",
-    description=(
-        "Print what an artifact holds: its signatures with the names, types and bounds of their\n"
-        "inputs and outputs, its functions at their attribute paths, its variables, and what it\n"
-        "needs to run. Nothing is run, and the variables are not read."
-    ),
-    examples=(
-        "  exporter show digits/1\n"
-        "  exporter show digits/1 --variables\n"
-        "  exporter show digits/1 --json | jq .signatures.serving_default.inputs"
-    ),
+    description="""\
+Print what an artifact holds: its signatures with the names, types and bounds of
+their inputs and outputs, its functions at their attribute paths, its variables,
+and what it needs to run. Nothing is run, and no variable is read.""",
+    examples="""\
+  exporter show digits/1
+  exporter show digits/1 --variables
+  exporter show digits/1 --json | jq .signatures.serving_default.inputs""",
     add_arguments=_add_arguments,
     execute=_execute,
 )

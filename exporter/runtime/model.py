@@ -16,11 +16,14 @@ from exporter.variable import Variable, get_raw, set_raw
 from signatures.arguments import (
     Parameter,
     bind_arguments,
+    bind_call,
     call_arguments,
     match,
+    named_by_path,
     python_signature,
+    refused,
 )
-from signatures.binding import bind, bind_values, solve
+from signatures.binding import ABSENT, Bound, bind, solve
 from signatures.dtypes import as_dtype
 from signatures.errors import BindError
 from signatures.resolver import resolve_call
@@ -53,6 +56,7 @@ class LoadedConcrete:
         self.signature = signature
         self.arguments = {name: structure_of(part) for name, part in record.arguments.items()}
         self.result = structure_of(record.result)
+        self._by_path = named_by_path(signature, self.arguments)
         self.programs = {tuple(program.record.ranks): program for program in programs}
         self.reads = {
             ranks: [variables[number] for number in program.record.variables]
@@ -68,6 +72,10 @@ class LoadedConcrete:
             if spec.shape is None
         ]
         self._lock = lock
+
+    def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
+        """The arrays in the values of a call of the function, and what does not fit."""
+        return bind_call(self._by_path, self.arguments, values)
 
     def run(self, values: Sequence[object]) -> list[object]:
         """The outputs for arrays that fit the signature. State is written back."""
@@ -239,13 +247,13 @@ class LoadedFunction:
         values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
         if len(self.concrete) == 1:
             concrete = self.concrete[0]
-            leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
+            bound, problems = concrete.bind_call(values)
             if problems:
-                raise self._refused(concrete, problems)
-            bound = bind_values(concrete.signature, leaves).values
+                end = f"The signature is {concrete.signature}."
+                raise refused(self.__name__, self.__signature__, end, problems)
         else:
             concrete, bound = self._choose(values)
-        return unflatten(concrete.result, concrete.run(bound))
+        return unflatten(concrete.result, concrete.run(bound.values))
 
     def get_concrete_function(self, *args: object, **kwargs: object) -> "LoadedFunction":
         """This function for one of the types of arguments it was saved for.
@@ -265,7 +273,7 @@ class LoadedFunction:
             problems += [
                 f"{name}: expected {spec}, got {leaf!r}"
                 for (name, spec), leaf in pairs
-                if leaf is not None and not spec.admits(leaf)
+                if leaf is not ABSENT and not spec.admits(leaf)
             ]
             if not problems:
                 return LoadedFunction(self.__name__, self.__doc__, self._parameters, [concrete])
@@ -274,35 +282,23 @@ class LoadedFunction:
             raise self._never_saved()
         raise self._no_match(refusals)
 
-    def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, tuple[object, ...]]:
+    def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Bound]:
         """The most specific concrete function that fits: fewest conversions, then free axes."""
         if not self.concrete:
             raise self._never_saved()
         fitting = []
         refusals = []
         for order, concrete in enumerate(self.concrete):
-            leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
-            if not problems:
-                try:
-                    bound = bind_values(concrete.signature, leaves).values
-                except BindError as error:
-                    problems = list(error.problems)
-                else:
-                    rank = (_conversions(leaves, bound), _openness(concrete.signature), order)
-                    fitting.append((rank, concrete, bound))
+            bound, problems = concrete.bind_call(values)
             refusals.append((concrete, problems))
+            if not problems:
+                leaves, _ = match(concrete.arguments, values, len(bound.values))
+                cost = _conversions(leaves, bound.values)
+                fitting.append(((cost, _openness(concrete.signature), order), concrete, bound))
         if not fitting:
             raise self._no_match(refusals)
         _, concrete, bound = min(fitting, key=lambda one: one[0])
         return concrete, bound
-
-    def _refused(self, concrete: LoadedConcrete, problems: Sequence[str]) -> BindError:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        return BindError(
-            f"arguments do not fit {self.__name__}{self.__signature__}:{lines}\n"
-            f"The signature is {concrete.signature}.",
-            problems,
-        )
 
     def _no_match(self, refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]]) -> BindError:
         lines = [

@@ -26,8 +26,7 @@ from exporter.staging.inputs import (
 from exporter.staging.slots import is_array
 from exporter.staging.tracing import LOCK, ConcreteFunction, Subject, Variant, run, trace
 from exporter.staging.tracking import TrackedGraph, track
-from signatures.arguments import bind_arguments, match
-from signatures.binding import bind_values
+from signatures.arguments import bind_arguments, bind_call, match, named_by_path, refused
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.tree import Structure, unflatten
@@ -230,16 +229,13 @@ class Function:
 
     def _converted(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values with arrays of the declared specs."""
-        inputs = self.inputs()
-        leaves, problems = match(inputs.arguments, values, len(inputs.specs))
+        inputs, python = self.inputs(), self.python_signature
         specs = {str(spec.name): spec for spec in inputs.specs}
+        signature = named_by_path(Signature(self.name, specs, {}), inputs.arguments)
+        bound, problems = bind_call(signature, inputs.arguments, values)
         if problems:
-            raise BindError(
-                f"arguments do not fit {self.name}{self.python_signature}:"
-                + "".join(f"\n  {problem}" for problem in problems),
-                problems,
-            )
-        bound = bind_values(Signature(self.name, specs, {}), leaves)
+            shown = ", ".join(f"{name}: {spec}" for name, spec in specs.items())
+            raise refused(self.name, python, f"The inputs are ({shown}).", problems)
         return {
             name: unflatten(structure, bound.values) for name, structure in inputs.arguments.items()
         }

@@ -91,7 +91,10 @@ def of_call(values: Mapping[str, object], function: str) -> Inputs:
 def flat_values(values: Mapping[str, object]) -> list[object]:
     """The arrays in the values of a call, in the order of the specs of `of_call`."""
     leaves = (leaf for value in values.values() for leaf in flatten(value, is_array_like)[1])
-    return [leaf.__jax_array__() if hasattr(leaf, "__jax_array__") else leaf for leaf in leaves]
+    return [
+        leaf.__jax_array__() if callable(getattr(leaf, "__jax_array__", None)) else leaf  # type: ignore[attr-defined]
+        for leaf in leaves
+    ]
 
 
 def is_array_like(value: object) -> bool:

@@ -66,8 +66,8 @@ class Held:
         if isinstance(content, bool | int | float | complex):
             return content
         raise StateError(
-            f"the function leaves no array at {dotted(self.variable.path)}, where {self} was before."
-            f" {_KEEPS}"
+            f"the function leaves no array at {dotted(self.variable.path)}, where {self} was "
+            f"before. {_KEEPS}"
         )
 
     def updated(self, new: object) -> jax.Array:

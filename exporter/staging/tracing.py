@@ -6,10 +6,9 @@ attributes becomes a function of arrays, without knowing it.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.extend.core
@@ -19,8 +18,9 @@ from jax import export
 from exporter.errors import TracingError, TrackingError, UntrackedVariableError
 from exporter.jax_internals import symbolic_scope, symbolic_struct
 from exporter.keys import from_words, to_words
+from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
-from exporter.staging.inputs import Inputs, is_array_like
+from exporter.staging.inputs import Inputs
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
     Held,
@@ -31,18 +31,10 @@ from exporter.staging.tracking import TrackedGraph, dotted, track
 from exporter.variable import Variable
 from signatures.arguments import Parameter, call_arguments
 from signatures.binding import bind
-from signatures.dtypes import as_dtype
 from signatures.signature import Signature
 from signatures.spec import Dim, TensorSpec
 from signatures.tree import (
-    Keyed,
-    Scalar,
-    Sequential,
-    Static,
     Structure,
-    describe,
-    flatten,
-    leaf_paths,
     unflatten,
 )
 
@@ -210,11 +202,11 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
     if len(results) > 1:
         raise TracingError(f"{subject.name} returns other structures for other numbers of axes.")
     result = results.pop()
-    names, problem = output_names(result)
+    names, problem = outputs_of.output_names(result)
     variants = tuple(one.variant for one in traced)
     public = {str(spec.name): spec for spec in traced[0].public}
     outputs = {
-        name: _public_output([variant.outputs[index] for variant in variants], name)
+        name: outputs_of.public_output([variant.outputs[index] for variant in variants], name)
         for index, name in enumerate(names)
     }
     return ConcreteFunction(
@@ -246,50 +238,6 @@ def run(
     write_all([variable.place for variable in written], new)
     outputs = zip(results[len(new) :], variant.outputs, strict=True)
     return [from_words(value, spec.dtype) for value, spec in outputs]
-
-
-def output_names(result: Structure) -> tuple[list[str], str | None]:
-    """A name for each output, and why the outputs are not those of a signature, or `None`.
-
-    A signature returns one array, or a flat list, tuple, namedtuple or dict of them.
-    """
-    pairs = list(leaf_paths(result))
-    named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
-    names = [path if named else f"output_{path or 0}" for path, _ in pairs]
-    return _unique(names), _result_problem(result)
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """The names, a repeated one with a number: keys such as 1 and "1" look alike in a path."""
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-    count: dict[str, int] = {}
-    unique = []
-    for name in names:
-        count[name] = count.get(name, 0) + 1
-        unique.append(f"{name}#{count[name]}" if seen[name] > 1 else name)
-    return unique
-
-
-def _result_problem(result: Structure) -> str | None:
-    advice = "A signature returns an array, or a flat list, tuple or dict of arrays."
-    if isinstance(result, Static):
-        return f"it returns {result.value!r}. {advice}"
-    if isinstance(result, Keyed):
-        for key in result.keys:
-            if not isinstance(key, str):
-                return f"it returns a dict with the key {key!r}, which is not text. {advice}"
-    if isinstance(result, Sequential | Keyed):
-        named = result.keys if isinstance(result, Keyed) else result.fields
-        keys = named or [f"output_{i}" for i in range(len(result.items))]
-        for key, item in zip(keys, result.items, strict=True):
-            if isinstance(item, Static):
-                return f"its output {key!r} is {item.value!r}. {advice}"
-            if isinstance(item, Sequential | Keyed):
-                kind = "dict" if isinstance(item, Keyed) else item.kind
-                return f"its output {key!r} is a {kind}. {advice}"
-    return None
 
 
 @dataclass(frozen=True)
@@ -356,7 +304,7 @@ def _trace_once(
         given = [from_words(a, spec.dtype) for a, spec in zip(arrays, specs, strict=True)]
         with exchanged(graph, before):
             args, kwargs = call_arguments(subject.parameters, inputs.arguments, given)
-            structure, results = flatten_result(subject.call(*args, **kwargs))
+            structure, results = outputs_of.flatten_result(subject.call(*args, **kwargs))
             after = [held.after() for held in holders]
             changed = [
                 (index, holders[index].updated(new))
@@ -365,7 +313,7 @@ def _trace_once(
             ]
         structures.append(structure)
         writes.extend(index for index, _ in changed)
-        outputs.extend(_spec_of(array) for array in results)
+        outputs.extend(outputs_of.spec_of(array) for array in results)
         return [to_words(jax.numpy.asarray(a)) for a in (*(new for _, new in changed), *results)]
 
     with LOCK:
@@ -386,74 +334,6 @@ def _trace_once(
     ), structures[0]
 
 
-def flatten_result(returned: object) -> tuple[Structure, list[object]]:
-    """The structure of what a function returned, and its arrays.
-
-    Raises:
-      TracingError: if something in it is neither an array nor a container of arrays.
-    """
-    structure, leaves = flatten(_as_arrays(returned), _is_output)
-    _refuse_keys(structure)
-    opaque = next(_opaque_parts(structure), None)
-    if opaque is not None:
-        raise TracingError(
-            f"the function returns {describe(opaque, str)}, which "
-            "is not an array. It may return arrays, numbers and None, in lists, tuples and dicts."
-        )
-    return structure, [jax.numpy.asarray(leaf) for leaf in leaves]
-
-
-def _refuse_keys(structure: Structure) -> None:
-    for key in structure.keys if isinstance(structure, Keyed) else ():
-        if not isinstance(key, Scalar):
-            raise TracingError(
-                f"the function returns a dict with the key {key!r} ({type(key).__name__}); keys "
-                "are text or numbers."
-            )
-    for item in structure.items if isinstance(structure, Sequential | Keyed) else ():
-        _refuse_keys(item)
-
-
-def _as_arrays(value: object) -> object:
-    """The value with mutable arrays read: a returned Variable is its value."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return value
-    if hasattr(value, "__jax_array__"):
-        return value.__jax_array__()
-    if isinstance(value, dict):
-        return {key: _as_arrays(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        make: Any = type(value)
-        return make(*map(_as_arrays, value))
-    if isinstance(value, list | tuple):
-        return type(value)(map(_as_arrays, value))
-    return value
-
-
-def _is_output(value: object) -> bool:
-    return is_array_like(value) or isinstance(value, bool | int | float | complex)
-
-
-def _opaque_parts(structure: Structure) -> Iterator[Static]:
-    if isinstance(structure, Static):
-        if structure.opaque or structure.value is not None:
-            yield structure
-    elif isinstance(structure, Sequential | Keyed):
-        for item in structure.items:
-            yield from _opaque_parts(item)
-
-
-def _spec_of(array: object) -> TensorSpec:
-    shape = tuple(axis if isinstance(axis, int) else str(axis) for axis in array.shape)  # type: ignore[attr-defined]
-    return TensorSpec(shape, as_dtype(array.dtype))  # type: ignore[attr-defined]  # an array
-
-
-def _public_output(specs: Sequence[TensorSpec], name: str) -> TensorSpec:
-    """One output as callers see it: of any rank if it differs between variants."""
-    shown = {shapes.public_shape(spec) for spec in specs}
-    return TensorSpec(shown.pop() if len(shown) == 1 else None, specs[0].dtype, name)
-
-
 def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:
     """The positions among the first `count` inputs of a jaxpr that it uses."""
     inner = jaxpr.jaxpr
@@ -463,7 +343,7 @@ def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:
 
 
 def _without_dead_code(jaxpr: jax.extend.core.ClosedJaxpr) -> jax.extend.core.ClosedJaxpr:
-    """The jaxpr without equations whose results nobody uses, such as the wrapping of unused keys."""
+    """The jaxpr without equations whose results nobody uses, such as unwrapping an unused key."""
     inner = jaxpr.jaxpr
     used = {id(atom) for atom in inner.outvars}
     live = []

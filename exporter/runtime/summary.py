@@ -1,0 +1,373 @@
+"""A manifest arranged as callers see a loaded model, as plain data for JSON. It needs no JAX.
+
+Signatures stand under their names, functions and variables under the attribute path at which a
+loaded model has them. The manifest's own JSON is arranged for readers of the artifact instead.
+"""
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from exporter.artifact.manifest import (
+    ConcreteRecord,
+    FunctionRecord,
+    Manifest,
+    NodeRecord,
+    ParameterRecord,
+    Part,
+    TensorRecord,
+    VariableRecord,
+    array_of,
+    scalar_of,
+    spec_of,
+    structure_of,
+)
+from signatures.arguments import REQUIRED, Opaque, Parameter, python_signature
+from signatures.dtypes import KeyType, as_dtype
+from signatures.tree import Constant, Keyed, Scalar, Sequential, Static, Structure, describe
+
+# A value that is part of a function is cut at this length: it may be a whole vocabulary.
+_MAX_VALUE_LENGTH = 60
+
+
+class Tensor(TypedDict):
+    """The type of an array: an axis is a size, a name or an expression, or `None` for any size.
+
+    A `shape` of `None` is any number of axes up to `max_rank`. An input with a `default` may be
+    left out.
+    """
+
+    dtype: str
+    shape: list[int | str | None] | None
+    max_rank: NotRequired[int]
+    default: NotRequired[object]
+
+
+class Bounds(TypedDict):
+    """The sizes that a named axis may have."""
+
+    min: int | None
+    max: int | None
+    multiple_of: int | None
+
+
+class Untraced(TypedDict):
+    """Numbers of axes, one for each input of any rank, for which there is no program."""
+
+    ranks: list[int]
+    reason: str
+
+
+class Call(TypedDict):
+    """A function for one type of arguments, as a signature sees it.
+
+    `ranks` has the numbers of axes for which there is a program, if there are inputs of any rank,
+    and `changes` the paths of the variables that a call assigns.
+    """
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    bounds: dict[str, Bounds]
+    ranks: list[list[int]]
+    untraced: list[Untraced]
+    changes: list[str]
+    notes: list[str]
+
+
+class Named(Call):
+    """A signature, and the path of the attached function that it calls."""
+
+    function: str | None
+
+
+class Option(Call):
+    """A type of arguments that a function was saved for.
+
+    `arguments` and `returns` are Python values as text, with a type for each array. The parameters
+    in `fixed` take no value but the one shown.
+    """
+
+    arguments: dict[str, str]
+    fixed: list[str]
+    returns: str
+    signatures: list[str]
+    signature_problem: str | None
+
+
+class AttachedFunction(TypedDict):
+    """A function at its attribute paths, the shortest first, or its name if it has none."""
+
+    paths: list[str]
+    parameters: str
+    doc: str | None
+    options: list[Option]
+
+
+class VariableSummary(TypedDict):
+    """A variable at its shortest attribute path. `key` is its path in the checkpoint."""
+
+    path: str
+    key: list[str]
+    dtype: str
+    shape: list[int]
+    bytes: int
+    trainable: bool
+    collection: str
+
+
+class Files(TypedDict):
+    """How many files there are of a kind, and their size."""
+
+    count: int
+    bytes: int
+
+
+class Summary(TypedDict):
+    """What an artifact holds. `content` has the ids of the programs and of the variables."""
+
+    class_name: str
+    created: str
+    format_version: int
+    written_by: dict[str, str]
+    platforms: list[str]
+    stablehlo_version: str
+    x64: bool
+    content: dict[str, str]
+    programs: Files
+    signatures: dict[str, Named]
+    signature_note: str | None
+    functions: list[AttachedFunction]
+    variables: list[VariableSummary]
+
+
+def summarise(manifest: Manifest) -> Summary:
+    """What an artifact holds, for `json.dumps`. The functions nearest to the root come first."""
+    functions, variables = _paths(manifest.nodes)
+    names = [
+        functions.get(index, [function.name]) for index, function in enumerate(manifest.functions)
+    ]
+    places = [
+        variables.get(index, ["/".join(variable.key)])[0]
+        for index, variable in enumerate(manifest.variables)
+    ]
+    calls = [_call(manifest, concrete, places) for concrete in manifest.concrete_functions]
+    sizes = {record.path: record.size for record in manifest.files}
+    producer = manifest.producer
+    return {
+        "class_name": manifest.nodes[0].name,
+        "created": manifest.created,
+        "format_version": manifest.format_version,
+        "written_by": {
+            "jax-exporter": producer.jax_exporter,
+            "jax": producer.jax,
+            "jaxlib": producer.jaxlib,
+            "orbax-checkpoint": producer.orbax_checkpoint,
+            "Python": producer.python,
+        },
+        "platforms": manifest.platforms,
+        "stablehlo_version": manifest.stablehlo_version,
+        "x64": manifest.x64,
+        "content": {
+            "programs": manifest.content.programs,
+            "variables": manifest.content.variables,
+        },
+        "programs": {
+            "count": len(manifest.programs),
+            "bytes": sum(sizes[program.file] for program in manifest.programs),
+        },
+        "signatures": {
+            name: {"function": _owner(manifest, number, names), **calls[number]}
+            for name, number in manifest.signatures.items()
+        },
+        "signature_note": manifest.signature_note,
+        "functions": [
+            _function(manifest, manifest.functions[index], names[index], calls)
+            for index in dict.fromkeys([*functions, *range(len(names))])
+        ],
+        "variables": [
+            _variable(variable, place)
+            for variable, place in zip(manifest.variables, places, strict=True)
+        ],
+    }
+
+
+def json_values(array: np.ndarray) -> object:
+    """The values of an array as nested lists for JSON.
+
+    Floats of 16 and 32 bits become the shortest decimals that stand for them. A complex number is
+    a pair of its parts. JSON has no NaN and no infinities: they are the texts `"NaN"`,
+    `"Infinity"` and `"-Infinity"`.
+    """
+    if array.dtype.kind == "c":
+        array = np.stack([array.real, array.imag], axis=-1)
+    if array.dtype in (np.float16, np.float32):
+        array = array.astype(str).astype(np.float64)
+    return _json_value(array.tolist())
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+    return value
+
+
+def _paths(nodes: Sequence[NodeRecord]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """The attribute paths of each function and of each variable, the shortest first.
+
+    What holds them is entered once, at its shortest path, so circles end.
+    """
+    functions: dict[int, list[str]] = {}
+    variables: dict[int, list[str]] = {}
+    above: dict[int, tuple[int, str]] = {0: (0, "")}
+    waiting = deque([0])
+    while waiting:
+        index = waiting.popleft()
+        for step, child in _steps(nodes[index]):
+            node = nodes[child]
+            if node.kind in ("function", "variable"):
+                found = functions if node.kind == "function" else variables
+                path = f"{_path_to(index, above)}{step}".removeprefix(".")
+                found.setdefault(node.index, []).append(path)
+            elif child not in above:
+                above[child] = (index, step)
+                waiting.append(child)
+    return functions, variables
+
+
+def _path_to(index: int, above: Mapping[int, tuple[int, str]]) -> str:
+    steps = []
+    while index:
+        index, step = above[index]
+        steps.append(step)
+    return "".join(reversed(steps))
+
+
+def _steps(node: NodeRecord) -> Iterator[tuple[str, int]]:
+    """Each child, with what Python would write after its holder to reach it."""
+    keys: Sequence[Scalar] = [scalar_of(key) for key in node.keys] or range(len(node.children))
+    has_attributes = node.kind in ("object", "namedtuple")
+    for key, child in zip(keys, node.children, strict=True):
+        is_attribute = has_attributes and isinstance(key, str) and key.isidentifier()
+        yield f".{key!s}" if is_attribute else f"[{key!r}]", child
+
+
+def _owner(manifest: Manifest, number: int, names: Sequence[Sequence[str]]) -> str | None:
+    """The path of the attached function that a concrete function is one of, if there is any."""
+    for function, paths in zip(manifest.functions, names, strict=True):
+        if number in function.concrete:
+            return paths[0]
+    return None
+
+
+def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -> Call:
+    programs = [manifest.programs[number] for number in concrete.programs]
+    changed = dict.fromkeys(number for program in programs for number in program.updates)
+    bounds = {dim.name: dim for tensor in concrete.inputs for dim in spec_of(tensor).dims}
+    return {
+        "inputs": {tensor.name: _tensor(tensor) for tensor in concrete.inputs},
+        "outputs": {tensor.name: _tensor(tensor) for tensor in concrete.outputs},
+        "bounds": {
+            name: {"min": dim.min, "max": dim.max, "multiple_of": dim.multiple_of}
+            for name, dim in bounds.items()
+        },
+        "ranks": [program.ranks for program in programs if program.ranks],
+        "untraced": [{"ranks": one.ranks, "reason": one.reason} for one in concrete.untraced],
+        "changes": [places[number] for number in changed],
+        "notes": concrete.notes,
+    }
+
+
+def _tensor(record: TensorRecord) -> Tensor:
+    tensor: Tensor = {"dtype": record.dtype, "shape": record.shape}
+    if record.shape is None:
+        tensor["max_rank"] = record.max_rank
+    if record.default is not None:
+        tensor["default"] = json_values(array_of(record.default))
+    return tensor
+
+
+def _function(
+    manifest: Manifest, record: FunctionRecord, paths: list[str], calls: Sequence[Call]
+) -> AttachedFunction:
+    options = []
+    for number in record.concrete:
+        concrete = manifest.concrete_functions[number]
+        option: Option = {
+            "arguments": {
+                name: _text(part, _types(concrete.inputs))
+                for name, part in concrete.arguments.items()
+            },
+            "fixed": [
+                name
+                for name, part in concrete.arguments.items()
+                if isinstance(structure_of(part), Static | Constant)
+            ],
+            "returns": _text(concrete.result, _types(concrete.outputs)),
+            "signatures": [name for name, own in manifest.signatures.items() if own == number],
+            "signature_problem": concrete.signature_problem,
+            **calls[number],
+        }
+        options.append(option)
+    parameters = _parameters(record.parameters)
+    return {"paths": paths, "parameters": parameters, "doc": record.doc, "options": options}
+
+
+def _types(tensors: Sequence[TensorRecord]) -> list[str]:
+    return [str(spec_of(tensor)) for tensor in tensors]
+
+
+def _parameters(records: Sequence[ParameterRecord]) -> str:
+    """Parameters as in the function's definition."""
+    return str(
+        python_signature(
+            Parameter(record.name, record.kind, REQUIRED if text is None else Opaque(text))
+            for record, text in ((record, _default(record)) for record in records)
+        )
+    )
+
+
+def _default(record: ParameterRecord) -> str | None:
+    if record.default is None:
+        return None
+    values = [_cut(str(array_of(array).tolist())) for array in record.default_arrays]
+    return _text(record.default, values)
+
+
+def _text(part: Part, arrays: Sequence[str]) -> str:
+    """A Python value as text, with what `arrays` says in the place of each array."""
+    return describe(_shortened(structure_of(part)), arrays.__getitem__)
+
+
+def _shortened(structure: Structure) -> Structure:
+    """The structure with long values cut."""
+    match structure:
+        case Static() | Constant():
+            return Static(_cut(describe(structure, str)), opaque=True)
+        case Sequential() | Keyed():
+            return dataclasses.replace(structure, items=tuple(map(_shortened, structure.items)))
+    return structure
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[: _MAX_VALUE_LENGTH - 3]}..."
+
+
+def _variable(record: VariableRecord, path: str) -> VariableSummary:
+    dtype = as_dtype(record.dtype)
+    # What it takes in memory: NumPy gives the small integers and floats a byte each.
+    itemsize = 4 * dtype.words if isinstance(dtype, KeyType) else dtype.itemsize
+    return {
+        "path": path,
+        "key": record.key,
+        "dtype": record.dtype,
+        "shape": record.shape,
+        "bytes": math.prod(record.shape) * itemsize,
+        "trainable": record.trainable,
+        "collection": record.collection,
+    }

@@ -1,0 +1,136 @@
+"""What a function returns: its structure, its arrays, and what callers call them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from exporter.errors import TracingError
+from exporter.staging import shapes
+from exporter.staging.inputs import is_array_like
+from signatures.dtypes import as_dtype
+from signatures.spec import TensorSpec
+from signatures.tree import (
+    Keyed,
+    Scalar,
+    Sequential,
+    Static,
+    Structure,
+    describe,
+    flatten,
+    leaf_paths,
+)
+
+
+def flatten_result(returned: object) -> tuple[Structure, list[object]]:
+    """The structure of what a function returned, and its arrays.
+
+    Raises:
+      TracingError: if something in it is neither an array nor a container of arrays.
+    """
+    structure, leaves = flatten(_as_arrays(returned), _is_output)
+    _refuse_keys(structure)
+    opaque = next(_opaque_parts(structure), None)
+    if opaque is not None:
+        raise TracingError(
+            f"the function returns {describe(opaque, str)}, which "
+            "is not an array. It may return arrays, numbers and None, in lists, tuples and dicts."
+        )
+    return structure, [jnp.asarray(leaf) for leaf in leaves]
+
+
+def _refuse_keys(structure: Structure) -> None:
+    for key in structure.keys if isinstance(structure, Keyed) else ():
+        if not isinstance(key, Scalar):
+            raise TracingError(
+                f"the function returns a dict with the key {key!r} ({type(key).__name__}); keys "
+                "are text or numbers."
+            )
+    for item in structure.items if isinstance(structure, Sequential | Keyed) else ():
+        _refuse_keys(item)
+
+
+def _as_arrays(value: object) -> object:
+    """The value with mutable arrays read: a returned Variable is its value."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    if callable(getattr(value, "__jax_array__", None)):
+        return value.__jax_array__()  # type: ignore[attr-defined]  # just looked up
+    if isinstance(value, dict):
+        return {key: _as_arrays(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        make: Any = type(value)
+        return make(*map(_as_arrays, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_as_arrays, value))
+    return value
+
+
+def _is_output(value: object) -> bool:
+    return is_array_like(value) or isinstance(value, bool | int | float | complex)
+
+
+def _opaque_parts(structure: Structure) -> Iterator[Static]:
+    if isinstance(structure, Static):
+        if structure.opaque or structure.value is not None:
+            yield structure
+    elif isinstance(structure, Sequential | Keyed):
+        for item in structure.items:
+            yield from _opaque_parts(item)
+
+
+def spec_of(array: object) -> TensorSpec:
+    shape = tuple(axis if isinstance(axis, int) else str(axis) for axis in array.shape)  # type: ignore[attr-defined]
+    return TensorSpec(shape, as_dtype(array.dtype))  # type: ignore[attr-defined]  # an array
+
+
+def output_names(result: Structure) -> tuple[list[str], str | None]:
+    """A name for each output, and why the outputs are not those of a signature, or `None`.
+
+    A signature returns one array, or a flat list, tuple, namedtuple or dict of them.
+    """
+    pairs = list(leaf_paths(result))
+    named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
+    names = [path if named else f"output_{path or 0}" for path, _ in pairs]
+    return _unique(names), _result_problem(result)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, a repeated one with a number: keys such as 1 and "1" look alike in a path."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+    count: dict[str, int] = {}
+    unique = []
+    for name in names:
+        count[name] = count.get(name, 0) + 1
+        unique.append(f"{name}#{count[name]}" if seen[name] > 1 else name)
+    return unique
+
+
+def _result_problem(result: Structure) -> str | None:
+    advice = "A signature returns an array, or a flat list, tuple or dict of arrays."
+    if isinstance(result, Static):
+        return f"it returns {result.value!r}. {advice}"
+    if isinstance(result, Keyed):
+        for key in result.keys:
+            if not isinstance(key, str):
+                return f"it returns a dict with the key {key!r}, which is not text. {advice}"
+    if isinstance(result, Sequential | Keyed):
+        named = result.keys if isinstance(result, Keyed) else result.fields
+        keys = named or [f"output_{i}" for i in range(len(result.items))]
+        for key, item in zip(keys, result.items, strict=True):
+            if isinstance(item, Static):
+                return f"its output {key!r} is {item.value!r}. {advice}"
+            if isinstance(item, Sequential | Keyed):
+                kind = "dict" if isinstance(item, Keyed) else item.kind
+                return f"its output {key!r} is a {kind}. {advice}"
+    return None
+
+
+def public_output(specs: Sequence[TensorSpec], name: str) -> TensorSpec:
+    """One output as callers see it: of any rank if it differs between variants."""
+    shown = {shapes.public_shape(spec) for spec in specs}
+    return TensorSpec(shown.pop() if len(shown) == 1 else None, specs[0].dtype, name)
