@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -81,6 +81,10 @@ class Draft:
             self._known[function] = list(range(len(self.sources), len(self.sources) + len(found)))
             self.sources += found
         return self._known[function]
+
+    def named_sources(self, functions: Iterable[tuple[str, object]]) -> dict[str, int]:
+        """The number of the concrete function of each signature."""
+        return {name: self.add_sources(function)[0] for name, function in functions}
 
     def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):

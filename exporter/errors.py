@@ -11,6 +11,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   ├── FormatVersionError                               written in a format we do not read
 │   └── UnsafeProgramError                               a program calls unknown native code
 ├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
+├── NoDerivativeError               (ValueError)         a program was saved without its derivative
 ├── StateError                      (RuntimeError)       a variable cannot take or give a value
 └── MissingExtraError               (ImportError)        an optional dependency is not installed
 """
@@ -74,6 +75,10 @@ class UnsafeProgramError(ArtifactError):
 
 class IncompatibleRuntimeError(ExporterError, RuntimeError):
     """This machine or process cannot run the artifact."""
+
+
+class NoDerivativeError(ExporterError, ValueError):
+    """A program was saved without its derivative, and somebody asks for a gradient."""
 
 
 class StateError(ExporterError, RuntimeError):

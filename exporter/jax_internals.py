@@ -13,6 +13,7 @@
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -27,6 +28,7 @@ from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be e
 from jaxlib.mlir import passmanager
 from jaxlib.mlir.dialects import stablehlo
 
+from exporter.errors import NoDerivativeError
 from signatures.dtypes import KeyType
 from signatures.spec import Dim, TensorSpec, storage_shape
 
@@ -116,6 +118,12 @@ def _symbol(axis: int | str | None, scope: export.SymbolicScope) -> int:
     return export.symbolic_shape(axis, scope=scope)[0]  # type: ignore[return-value]  # as an int
 
 
+def _refuse_derivative(name: str, _: export.Exported) -> export.Exported:
+    raise NoDerivativeError(
+        f"{name} was saved without its derivative, so JAX cannot differentiate through it."
+    )
+
+
 def rebuild(
     name: str,
     bytecode: bytes,
@@ -144,6 +152,7 @@ def rebuild(
     exported = export.export(jax.jit(stub, keep_unused=True), platforms=["cpu"])(*structs)
     return dataclasses.replace(
         exported,
+        _get_vjp=functools.partial(_refuse_derivative, name),
         fun_name=name,
         platforms=tuple(platforms),
         mlir_module_serialized=bytecode,

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,13 +13,8 @@ from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactNotFoundError
 from exporter.runtime.compat import check_program, check_runtime
-from exporter.runtime.model import (
-    LoadedConcrete,
-    LoadedFunction,
-    LoadedModel,
-    LoadedSignature,
-    Signatures,
-)
+from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
+from exporter.runtime.model import LoadedModel, Signatures
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
 from exporter.variable import Variable, mark_donated
@@ -110,16 +105,22 @@ def _assemble(
         )
         for record in manifest.functions
     ]
-    signatures = {
-        name: LoadedSignature(name, concrete[number], _owner(number, manifest, functions, concrete))
-        for name, number in manifest.signatures.items()
-    }
-    model = build(manifest.nodes, variables, functions)
+
+    def signatures(numbers: Mapping[str, int], note: str | None = None) -> Signatures:
+        found = {
+            name: LoadedSignature(
+                name, concrete[number], _owner(number, manifest, functions, concrete)
+            )
+            for name, number in numbers.items()
+        }
+        return Signatures(found, note)
+
+    model = build(manifest, variables, functions, signatures)
     model.__dict__["__variables__"] = [
         (tuple(record.key), variable)
         for record, variable in zip(manifest.variables, variables, strict=True)
     ]
-    model.__dict__["__signatures__"] = Signatures(signatures, manifest.signature_note)
+    model.__dict__["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
     model.__dict__["__manifest__"] = manifest
     return model
 

@@ -26,7 +26,7 @@ from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.state import dtype_of
 from exporter.staging.tracing import ConcreteFunction
-from exporter.staging.tracking import Node, TrackedGraph, dotted, is_function, track
+from exporter.staging.tracking import CARRIED, Node, TrackedGraph, dotted, is_function, track
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
@@ -78,6 +78,8 @@ def save(
     draft = Draft(graph, chosen_platforms, options)
     for tracked in graph.functions:
         draft.add_function(tracked.function, dotted(tracked.path))
+    for node in graph.nodes:
+        draft.named_sources(node.signatures or ())
     resolved, note = _resolve(obj, graph, signatures, draft)
     draft.lower_all()
     with staged(target, overwrite=overwrite) as folder:
@@ -94,7 +96,7 @@ def _refuse_trace() -> None:
 
 def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
     graph = track(obj)
-    loaded = hasattr(type(obj), "__exporter_signatures__")
+    loaded = hasattr(type(obj), CARRIED)
     taken = [name for name in RESERVED if name in graph.nodes[0].keys]
     if not loaded and hasattr(obj, "signatures"):
         taken = ["signatures"]
@@ -124,9 +126,9 @@ def _resolve(
     obj: object, graph: TrackedGraph, signatures: Signatures | None, draft: Draft
 ) -> tuple[dict[str, int], str | None]:
     """The concrete function of each signature, and what to tell those who miss one."""
-    if signatures is None and hasattr(type(obj), "__exporter_signatures__"):
-        carried, note = obj.__exporter_signatures__  # type: ignore[attr-defined]
-        return {name: draft.add_sources(f)[0] for name, f in carried.items()}, note
+    if signatures is None and hasattr(type(obj), CARRIED):
+        carried, note = getattr(obj, CARRIED)
+        return draft.named_sources(carried.items()), note
     if signatures is not None:
         named = signatures if isinstance(signatures, Mapping) else {DEFAULT: signatures}
         check_names(list(named))
@@ -309,4 +311,5 @@ def _node_record(node: Node, draft: Draft) -> records.NodeRecord:
         children=list(node.children),
         index=index,
         value=records.scalar_record(node.value) if node.kind == "value" else None,
+        signatures=None if node.signatures is None else draft.named_sources(node.signatures),
     )

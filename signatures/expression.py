@@ -73,7 +73,7 @@ class Expression:
         """
         slope = rest = 0
         for product, factor in self._terms:
-            others = tuple(atom for atom in product if atom != name)
+            others: _Product = tuple(atom for atom in product if atom != name)
             if len(product) - len(others) > 1 or any(name in _names(atom) for atom in others):
                 return None
             value = _times(others, factor, sizes)
@@ -133,7 +133,7 @@ def parse(text: str) -> Expression:
         # JAX writes a power as n^2, which Python would read as "xor" with another precedence.
         return _expression(_read(ast.parse(text.strip().replace("^", "**"), mode="eval").body))
     # Python's parser answers deep nesting with any of the last three.
-    except (_Unreadable, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (_UnreadableError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         shown = text if len(text) <= 60 else f"{text[:57]}..."
         raise SpecError(
             f"{shown!r} is not an axis. An axis is a size (64), None, a name ('batch') or "
@@ -141,7 +141,7 @@ def parse(text: str) -> Expression:
         ) from error
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """Something other than integer arithmetic over names, or too much of it."""
 
 
@@ -161,7 +161,7 @@ def _read(node: ast.expr) -> _Sum:
             return _combine(op, _read(left), _read(right))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
             return _call(name, [_read(argument) for argument in arguments])
-    raise _Unreadable
+    raise _UnreadableError
 
 
 def _combine(op: ast.operator, left: _Sum, right: _Sum) -> _Sum:
@@ -174,7 +174,7 @@ def _combine(op: ast.operator, left: _Sum, right: _Sum) -> _Sum:
             return _multiply(left, right)
         case ast.FloorDiv() | ast.Mod():
             return _call(_OPERATORS[type(op)], [left, right])
-    raise _Unreadable
+    raise _UnreadableError
 
 
 def _sum(*sums: _Sum) -> _Sum:
@@ -187,13 +187,13 @@ def _sum(*sums: _Sum) -> _Sum:
     if len(kept) > MAX_TERMS or any(
         abs(factor) > MAX_NUMBER or len(product) > MAX_POWER for product, factor in kept.items()
     ):
-        raise _Unreadable
+        raise _UnreadableError
     return kept
 
 
 def _multiply(left: _Sum, right: _Sum) -> _Sum:
     if len(left) * len(right) > 16 * MAX_TERMS:  # most of them would have to be alike
-        raise _Unreadable
+        raise _UnreadableError
     return _sum(
         *(
             {tuple(sorted(one + other, key=str)): factor * times}
@@ -205,7 +205,7 @@ def _multiply(left: _Sum, right: _Sum) -> _Sum:
 
 def _power(base: _Sum, power: int) -> _Sum:
     if not 0 <= power <= MAX_POWER:
-        raise _Unreadable
+        raise _UnreadableError
     result: _Sum = {(): 1}
     for _ in range(power):
         result = _multiply(result, base)
@@ -222,7 +222,7 @@ def _call(name: str, arguments: list[_Sum]) -> _Sum:
             left, right = _expression(first), _expression(second)
             call = _Call(f"{name}({left}, {right})", _FUNCTIONS[name], left, right)
             return {(call,): 1} if _names(call) else _sum({(): call.evaluate({})})
-    raise _Unreadable
+    raise _UnreadableError
 
 
 def _expression(terms: _Sum) -> Expression:
@@ -239,7 +239,7 @@ def _expression(terms: _Sum) -> Expression:
     )
     text = signs.removeprefix(" + ") if first is not None else signs.replace(" - ", "-", 1)
     if len(text) > MAX_CHARACTERS:
-        raise _Unreadable
+        raise _UnreadableError
     return Expression(text or "0", tuple(names), tuple((p, terms[p]) for p in ordered))
 
 

@@ -2,23 +2,34 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 
+from signatures.errors import SpecError
+from signatures.expression import Expression
 from signatures.spec import Dim, TensorSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signature:
     """Named inputs and outputs of one callable.
 
     It knows no file, no device and no JAX, so a client can read one anywhere.
+
+    >>> image = TensorSpec(("batch", 64), "float32")
+    >>> print(Signature("embed", {"image": image}, {"output_0": TensorSpec(("batch", 8))}))
+    embed(image: float32[batch, 64]) -> (output_0: float32[batch, 8])
 
     Attributes:
       name: what the callable is called, for error messages.
       inputs: the spec of each input by its name, in the order of the arguments.
       outputs: the spec of each output by its name, in the order they are returned.
       defaults: the values of the inputs that a caller may leave out.
+
+    Raises:
+      SpecError: if two inputs bound one dimension differently, or a default has no input.
     """
 
     name: str
@@ -26,16 +37,62 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    @property
-    def dims(self) -> dict[str, Dim]:
+    def __post_init__(self) -> None:
+        for one in ("inputs", "outputs", "defaults"):
+            object.__setattr__(self, one, MappingProxyType(dict(getattr(self, one))))
+        unknown = [name for name in self.defaults if name not in self.inputs]
+        if unknown:
+            raise SpecError(
+                f"signature {self.name!r} has a default for {unknown[0]!r}, which is not an input: "
+                f"{', '.join(self.inputs) or 'it has none'}."
+            )
+        bounds: dict[str, Dim] = {}
+        for dim in (dim for spec in self.inputs.values() for dim in spec.dims):
+            if bounds.setdefault(dim.name, dim) != dim:
+                raise SpecError(
+                    f"signature {self.name!r} has two bounds for one dimension: "
+                    f"{bounds[dim.name]} and {dim}."
+                )
+
+    @cached_property
+    def dims(self) -> Mapping[str, Dim]:
         """Every named dimension of the inputs, with its bounds if it has any."""
-        found: dict[str, Dim] = {}
-        for spec in self.inputs.values():
-            bounds = {dim.name: dim for dim in spec.dims}
-            for name in spec.names:
-                if name in bounds or name not in found:
-                    found[name] = bounds.get(name, Dim(name))
-        return found
+        bounds = {dim.name: dim for spec in self.inputs.values() for dim in spec.dims}
+        names = dict.fromkeys(name for spec in self.inputs.values() for name in spec.names)
+        return MappingProxyType({name: bounds.get(name) or Dim(name) for name in names})
+
+    @cached_property
+    def bounded_dims(self) -> tuple[Dim, ...]:
+        """Those of them that have bounds."""
+        return tuple(dim for dim in self.dims.values() if dim.is_bounded)
+
+    @cached_property
+    def has_arithmetic(self) -> bool:
+        """Whether an axis of the inputs is more than a size or a name, so that names are solved."""
+        return any(
+            isinstance(axis, Expression) and not axis.is_name
+            for spec in self.inputs.values()
+            for axis in spec.expressions
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Equal names, specs and defaults, in the same order."""
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    @cached_property
+    def _parts(self) -> tuple[object, ...]:
+        values = {name: (v.dtype.name, v.shape, v.tobytes()) for name, v in self.defaults.items()}
+        return (
+            self.name,
+            tuple(self.inputs.items()),
+            tuple(self.outputs.items()),
+            tuple(sorted(values.items())),
+        )
 
     def __str__(self) -> str:
         inputs = ", ".join(

@@ -2,7 +2,8 @@
 
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -73,17 +74,16 @@ class Dim:
         >>> Dim("batch", max=256, multiple_of=8).problem(300)
         'batch is at most 256 and a multiple of 8'
         """
-        broken = [
+        broken = " and ".join(
             text
-            for text, bound, holds in (
-                ("at least", self.min, self.min is None or size >= self.min),
-                ("at most", self.max, self.max is None or size <= self.max),
-                ("a multiple of", self.multiple_of, size % (self.multiple_of or 1) == 0),
+            for is_broken, text in (
+                (self.min is not None and size < self.min, f"at least {self.min}"),
+                (self.max is not None and size > self.max, f"at most {self.max}"),
+                (size % (self.multiple_of or 1) != 0, f"a multiple of {self.multiple_of}"),
             )
-            if not holds
-            for text in [f"{text} {bound}"]
-        ]
-        return f"{self.name} is {' and '.join(broken)}" if broken else None
+            if is_broken
+        )
+        return f"{self.name} is {broken}" if broken else None
 
     def __str__(self) -> str:
         bounds = (("min", self.min), ("max", self.max), ("multiple_of", self.multiple_of))
@@ -198,7 +198,10 @@ class TensorSpec:
     def admits(self, other: object) -> bool:
         """Whether every array of the `other` spec, or that array, is one of this spec."""
         shape, dtype = getattr(other, "shape", None), getattr(other, "dtype", None)
-        if dtype is None or as_dtype(dtype) != self.dtype:
+        try:
+            if dtype is None or as_dtype(dtype) != self.dtype:
+                return False
+        except SpecError:  # a dtype of another library
             return False
         if self.shape is None or shape is None:
             return self.shape is None and (shape is None or len(shape) <= self.max_rank)
@@ -227,11 +230,23 @@ class TensorSpec:
         return self._with(shape=self.shape, name=self.name, dims=_bounds(dims))
 
     def evaluate(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape for given sizes of the named dimensions, without free axes."""
-        return tuple(
+        """The shape for given sizes of the named dimensions, without free axes.
+
+        >>> TensorSpec(("n", "2*n + 1")).evaluate({"n": 3})
+        (3, 7)
+
+        Raises:
+          SpecError: if an axis would divide by zero or have a negative size.
+        """
+        shape = tuple(
             axis.evaluate(sizes) if isinstance(axis, Expression) else axis or 0
             for axis in self.expressions
         )
+        for axis, size in zip(self.expressions, shape, strict=True):
+            if isinstance(axis, Expression) and isinstance(size, int) and size < 0:
+                shown = ", ".join(f"{name}={sizes[name]}" for name in axis.names)
+                raise SpecError(f"the axis {axis} of {self} would have size {size} for {shown}.")
+        return shape
 
     def _with(
         self, *, shape: tuple[Axis, ...] | None, name: str | None, dims: tuple[Dim, ...]
@@ -264,7 +279,7 @@ def storage_shape(spec_shape: tuple[int, ...], dtype: DType) -> tuple[int, ...]:
 def _as_tuple(shape: object) -> tuple[object, ...]:
     if isinstance(shape, str | bytes):
         raise SpecError(f"a shape is a tuple of axes, such as ({shape!r}, 64), not {shape!r}.")
-    if not isinstance(shape, Iterable) or isinstance(shape, Mapping | Set | type):
+    if not isinstance(shape, Iterable) or isinstance(shape, Mapping | AbstractSet | type):
         raise SpecError(f"a shape is a tuple of axes, such as ('batch', 64), not {shape!r}.")
     axes = tuple(shape)
     if len(axes) > MAX_AXES:
@@ -276,7 +291,7 @@ def _axes(given: Sequence[object], dtype: DType) -> tuple[Axis, ...]:
     axes: list[Axis] = []
     for position, axis in enumerate(given):
         shown = ", ".join(str(one.name if isinstance(one, Dim) else one) for one in given)
-        where = f"axis {position} of {dtype_name(dtype)}[{shown}]"
+        where = f"axis {position} of {dtype_name(dtype)}[{shown if len(shown) <= 60 else '...'}]"
         try:
             found = _axis(axis)
         except SpecError as error:

@@ -216,6 +216,7 @@ class NodeRecord(Record, frozen=True):
     children: list[int] = []
     index: int = -1
     value: ScalarRecord | None = None
+    signatures: dict[str, int] | None = None
 
 
 class Producer(Record, frozen=True):

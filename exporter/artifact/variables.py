@@ -10,9 +10,11 @@ says of them, so that nothing is allocated for one that is otherwise. It is also
 arrays took 0.2 s instead of 1.3, and Orbax need not be imported.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_dtypes
@@ -33,9 +35,18 @@ _AS_BYTES = frozenset(
 # What TensorStore keeps of the index of the checkpoint while it is read.
 _CACHE_BYTES = 100 * 2**20
 
+# How much is read before it is needed: enough to keep a disk busy while arrays are placed.
+_READ_AHEAD_BYTES = 2**30
+
 _MAX_PROBLEMS_IN_MESSAGE = 10
 
+# What TensorStore raises for files that it cannot read, and what is raised here.
+_REFUSALS = (ValueError, LookupError, OSError, RuntimeError, OverflowError)
+
 Tree = dict[str, Any]
+Source = ts.TensorStore
+Index = tuple[slice, ...]
+Parts = dict[tuple[object, ...], Any]  # futures, by what `_key` makes of an index
 
 
 def storage_of(dtype: str, shape: Sequence[int]) -> str:
@@ -94,27 +105,26 @@ def read_variables(
       ArtifactError: if the checkpoint does not hold them. Its `problems` has a line for each.
     """
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-    opening = {
-        position: ts.open(_spec(folder, record), open=True, read=True, context=context)
-        for position, record in enumerate(records)
-        if record.storage != "empty"
-    }
+    opening = [
+        None
+        if record.storage == "empty"
+        else ts.open(_spec(folder, record), open=True, read=True, context=context)
+        for record in records
+    ]
     problems = []
-    reading = {}
-    for position, future in opening.items():
+    sources: list[Source | None] = []
+    for record, future in zip(records, opening, strict=True):
         try:
-            store = future.result()
-            _check_chunks(store)
-            # Arrays that are split over devices are read part by part when they are placed.
-            whole = isinstance(sharding, jax.sharding.SingleDeviceSharding)
-            reading[position] = store.read() if whole else store
-        except ValueError as error:
-            problems.append(f"{'/'.join(records[position].key)}: {_reason(error)}")
+            sources.append(None if future is None else _checked(future.result(), record))
+        except _REFUSALS as error:
+            problems.append(f"{'/'.join(record.key)}: {_reason(error)}")
+    if problems:
+        raise _damaged(folder / VARIABLES, problems)
     arrays = []
-    for position, record in enumerate(records):
+    for record, parts in zip(records, _started(sources, sharding), strict=True):
         try:
-            arrays.append(_placed(reading.get(position), record, sharding))
-        except ValueError as error:
+            arrays.append(_placed(parts, record, sharding))
+        except _REFUSALS as error:
             problems.append(f"{'/'.join(record.key)}: {_reason(error)}")
     if problems:
         raise _damaged(folder / VARIABLES, problems)
@@ -161,8 +171,7 @@ def _plain(record: VariableRecord) -> tuple[tuple[int, ...], np.dtype[np.generic
 
 
 def _spec(folder: Path, record: VariableRecord) -> dict[str, Any]:
-    """What TensorStore opens: an error if it is not there, or of another shape or dtype."""
-    shape, dtype = _plain(record)
+    """What TensorStore opens for a variable."""
     return {
         "driver": "zarr",
         "kvstore": {
@@ -170,50 +179,69 @@ def _spec(folder: Path, record: VariableRecord) -> dict[str, Any]:
             "base": {"driver": "file", "path": f"{(folder / VARIABLES).absolute()}/"},
             "path": f"{'.'.join(record.key)}/",
         },
-        "dtype": ts.dtype(dtype).name,
-        "schema": {"domain": {"shape": shape}},
         "recheck_cached_data": False,
         "recheck_cached_metadata": False,
         "fill_missing_data_reads": False,
     }
 
 
-def _check_chunks(store: ts.TensorStore) -> None:
-    """A chunk is allocated whole, so one larger than its array is refused."""
-    chunk = store.chunk_layout.read_chunk.shape
-    if any(part > max(size, 1) for part, size in zip(chunk or (), store.shape, strict=False)):
-        raise ValueError(f"has chunks of shape {chunk} for an array of shape {store.shape}")
+def _checked(store: Source, record: VariableRecord) -> Source:
+    """The same, if it is what the record says. Nothing is allocated before."""
+    shape, dtype = _plain(record)
+    found = f"{store.dtype.name}{list(store.shape)}"
+    if found != f"{ts.dtype(dtype).name}{list(shape)}":
+        raise ValueError(f"expected {dtype.name}{list(shape)}, found {found}")
+    chunk = store.chunk_layout.read_chunk.shape or ()
+    if any((part or 0) > max(size, 1) for part, size in zip(chunk, shape, strict=False)):
+        # A chunk is allocated whole, however little of it there is.
+        raise ValueError(f"{found} has chunks of {list(chunk)}")
+    return store
 
 
-def _placed(
-    source: ts.TensorStore | ts.Future | None,
-    record: VariableRecord,
-    sharding: jax.sharding.Sharding,
-) -> jax.Array:
+def _started(sources: Iterable[Source | None], sharding: jax.sharding.Sharding) -> Iterator[Parts]:
+    """The parts of each array that devices here need, read a little ahead of their use."""
+    ahead: deque[tuple[int, Parts]] = deque()
+    waiting = 0
+    for store in sources:
+        parts: Parts = {}
+        size = 0
+        if store is not None:
+            for index in sharding.addressable_devices_indices_map(store.shape).values():
+                if _key(index) not in parts:
+                    parts[_key(index)] = store[index].read()
+            size = store.size * store.dtype.numpy_dtype.itemsize
+        ahead.append((size, parts))
+        waiting += size
+        while waiting > _READ_AHEAD_BYTES:
+            size, parts = ahead.popleft()
+            waiting -= size
+            yield parts
+    yield from (parts for _, parts in ahead)
+
+
+def _key(index: Index | None) -> tuple[object, ...]:
+    return tuple((part.start, part.stop) for part in index or ())
+
+
+def _placed(parts: Parts, record: VariableRecord, sharding: jax.sharding.Sharding) -> jax.Array:
     shape, stored = _plain(record)
     dtype = as_dtype(record.dtype)
-    if source is None:
-        plain = jax.device_put(np.zeros(shape, stored), sharding)
-    elif isinstance(source, ts.Future):
-        plain = jax.device_put(_typed(record, source.result()), sharding)
-    else:
-        plain = jax.make_array_from_callback(
-            shape, sharding, lambda index: _typed(record, source[index].read().result())
-        )
+
+    def part(index: Index | None) -> np.ndarray:
+        if record.storage == "empty":
+            return np.zeros(shape, stored)[index or ()]
+        array: np.ndarray = parts[_key(index)].result()
+        return array if isinstance(dtype, KeyType) else array.astype(dtype, copy=False)
+
+    plain = jax.make_array_from_callback(shape, sharding, part)
     if isinstance(dtype, KeyType):
-        return jax.random.wrap_key_data(plain, impl=dtype.implementation)
+        return cast(jax.Array, jax.random.wrap_key_data(plain, impl=dtype.implementation))
     return plain
-
-
-def _typed(record: VariableRecord, array: np.ndarray) -> np.ndarray:
-    if record.storage == "bytes":
-        return array.astype(as_dtype(record.dtype))
-    return array
 
 
 def _reason(error: Exception) -> str:
     """What TensorStore has against an array, without the page of settings that it adds."""
-    text = str(error).partition(" [")[0]
+    text = re.split(r" \[(?:tensorstore_spec|source locations)|\.? See full", str(error))[0]
     return shown(" ".join(text.split()))
 
 

@@ -1,11 +1,11 @@
 """Arrays of a command: inputs from files and JSON, outputs to files. Nothing is ever executed."""
 
+import dataclasses
 import json
 import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from exporter.artifact.layout import inside
 from exporter.errors import ArtifactExistsError
-from signatures.binding import convert
-from signatures.dtypes import KeyType
+from signatures.dtypes import DType, KeyType
 from signatures.errors import BindError
+from signatures.signature import Signature
 from signatures.spec import TensorSpec
 
 _IN_ARCHIVE = re.compile(r"(?P<file>.+\.npz)\[(?P<key>.+)\]", re.DOTALL)
@@ -24,29 +24,24 @@ _IN_ARCHIVE = re.compile(r"(?P<file>.+\.npz)\[(?P<key>.+)\]", re.DOTALL)
 _MAGIC = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
 
 
-@dataclass(frozen=True, eq=False)
-class KeyWords:
-    """Random keys as the words they are made of. Only JAX can make the keys themselves.
+def without_keys(signature: Signature) -> Signature:
+    """The signature with random keys as the words they are made of: `uint32[..., n]`.
 
-    Attributes:
-      words: `uint32[..., n]` for keys of n words.
-      dtype: the kind of keys.
+    Neither files nor JSON can hold keys, and only JAX can make them.
     """
-
-    words: np.ndarray
-    dtype: KeyType
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the keys."""
-        return self.words.shape[:-1]
+    inputs = dict(signature.inputs)
+    for name, spec in signature.inputs.items():
+        if isinstance(spec.dtype, KeyType) and spec.shape is not None:
+            words = TensorSpec((*spec.shape, spec.dtype.words), "uint32", name)
+            inputs[name] = words.with_bounds(spec.dims)
+    return dataclasses.replace(signature, inputs=inputs)
 
 
 def read_values(given: Sequence[str], specs: Mapping[str, TensorSpec]) -> dict[str, object]:
     """The values in words like `image=x.npy`, `image=data.npz[test]` and `ids=[[1, 2]]`.
 
-    They are matched with the specs only in what files and JSON have no type for: keys are made of
-    words, and raw bytes are taken for the small type of their input.
+    They are not matched with the specs, but raw bytes in a file are taken for the type of their
+    input if it is one that such files cannot name.
 
     Raises:
       BindError: naming every input that cannot be read.
@@ -123,36 +118,21 @@ def _value(name: str, text: str, spec: TensorSpec | None) -> object:
             value = _load(Path(text), None)
         else:
             value = _literal(text)
-        if spec is None:
-            return value
-        return _keys(value, spec) if isinstance(spec.dtype, KeyType) else _typed(value, spec.dtype)
+        return value if spec is None else _typed(value, spec.dtype)
     except BindError as error:
         raise BindError(f"{name}: {error}") from error
 
 
-def _keys(value: object, spec: TensorSpec) -> KeyWords:
-    assert isinstance(spec.dtype, KeyType)
-    shape = None if spec.shape is None else (*spec.shape, spec.dtype.words)
-    plain = TensorSpec(shape, "uint32", max_rank=spec.max_rank + 1)
-    try:
-        words = np.asarray(convert(value, plain))
-    except BindError as error:
-        raise BindError(f"{spec} is given by the words of each key: {error}") from error
-    if words.shape[-1:] != (spec.dtype.words,):
-        found = f"uint32[{', '.join(map(str, words.shape))}]"
-        raise BindError(f"{spec} is given by the words of each key: expected {plain}, got {found}")
-    return KeyWords(words, spec.dtype)
-
-
-def _typed(value: object, dtype: np.dtype[np.generic]) -> object:
+def _typed(value: object, dtype: DType) -> object:
     """The value, or an array of `dtype` if it is raw bytes of such numbers.
 
     This is all that `np.save` keeps of the small types of `ml_dtypes`.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind != "V" or value.dtype.names:
         return value
-    fits = dtype.kind == "V" and dtype.itemsize == value.dtype.itemsize
-    return value.view(dtype) if fits else value
+    if not isinstance(dtype, np.dtype) or dtype.kind != "V":
+        return value
+    return value.view(dtype) if dtype.itemsize == value.dtype.itemsize else value
 
 
 def _load(path: Path, key: str | None) -> np.ndarray:

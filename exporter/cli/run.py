@@ -3,19 +3,21 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from exporter.artifact import manifest as records
-from exporter.cli.arrays import KeyWords, check_files, read_values, write_file
+from exporter.cli.arrays import check_files, read_values, without_keys, write_file
 from exporter.cli.command import Command
 from exporter.runtime.describe import printable
 from exporter.runtime.summary import json_values
 from signatures.binding import bind
 from signatures.errors import UnknownSignatureError
 from signatures.resolver import DEFAULT, resolve_call
+from signatures.signature import Signature
 from signatures.spec import TensorSpec
 
 
@@ -56,12 +58,13 @@ def _execute(arguments: argparse.Namespace) -> None:
     manifest = records.read(arguments.folder)
     name = _chosen(manifest, arguments.signature)
     signature = manifest.signature(manifest.signatures[name], name)
-    values = read_values(arguments.inputs, signature.inputs)
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
-    # before weights are read, which may take minutes.
-    bind(signature, (), values)
+    # before variables are read, which may take minutes.
+    values = bind(
+        without_keys(signature), (), read_values(arguments.inputs, signature.inputs)
+    ).values
     files = check_files(out, signature.outputs, overwrite=arguments.overwrite) if out else {}
-    outputs = _call(arguments.folder, manifest, name, values)
+    outputs = _call(arguments.folder, signature, values, wide=manifest.x64)
     if files:
         _write(outputs, signature.outputs, files, overwrite=arguments.overwrite)
     elif arguments.json:
@@ -90,22 +93,24 @@ def _chosen(manifest: records.Manifest, name: str | None) -> str:
 
 
 def _call(
-    folder: Path, manifest: records.Manifest, name: str, values: Mapping[str, object]
+    folder: Path, signature: Signature, values: Sequence[object], *, wide: bool
 ) -> dict[str, np.ndarray]:
-    """The outputs as NumPy arrays, random keys as the words they are made of."""
-    if manifest.x64:  # JAX reads it when it is imported; a process of a command is its own
+    """The outputs as NumPy arrays. Random keys are their words, in the values and here.
+
+    With `wide` JAX computes with 64 bits, if it was not imported before and the user has not said
+    otherwise.
+    """
+    if wide:
         os.environ.setdefault("JAX_ENABLE_X64", "1")
     from exporter.keys import from_words, to_words
     from exporter.loading import load
 
     given = {
-        input_name: from_words(value.words, value.dtype)  # type: ignore[arg-type]  # JAX takes NumPy's
-        if isinstance(value, KeyWords)
-        else value
-        for input_name, value in values.items()
+        name: from_words(cast(Any, value), spec.dtype)
+        for (name, spec), value in zip(signature.inputs.items(), values, strict=True)
     }
-    outputs = load(folder).signatures[name](**given)
-    return {output: np.asarray(to_words(value)) for output, value in outputs.items()}
+    outputs = load(folder).signatures[signature.name](**given)
+    return {name: np.asarray(to_words(output)) for name, output in outputs.items()}
 
 
 def _print(outputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]) -> None:

@@ -36,6 +36,9 @@ _CONTAINERS = ("list", "tuple", "namedtuple", "dict")
 # The attribute by which a loaded function or a trace offers itself to be saved again.
 STORED = "__exporter_stored__"
 
+# The attribute by which a loaded model offers its signatures, and the note for those it misses.
+CARRIED = "__exporter_signatures__"
+
 # Objects of these packages are values to us, not holders of a user's state.
 _CLOSED_PACKAGES = frozenset(sys.stdlib_module_names | {"numpy", "jax", "jaxlib", "ml_dtypes"})
 
@@ -51,6 +54,7 @@ class Node:
       children: the positions of the children among the nodes.
       index: the position among the variables or functions.
       value: the Python value.
+      signatures: for an object that was loaded, its signatures by name.
     """
 
     kind: str
@@ -59,6 +63,7 @@ class Node:
     children: tuple[int, ...] = ()
     index: int = -1
     value: Scalar = None
+    signatures: tuple[tuple[str, object], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,9 @@ class _Walk:
             names.append(name)
             children.append(self.visit(item, (*path, name), AttributeSlot(value, name)))
         class_name = getattr(value, "__dict__", {}).get("__class_name__", type(value).__name__)
-        return Node("object", class_name, tuple(names), tuple(children))
+        carried = getattr(value, CARRIED, None)
+        signatures = None if carried is None else tuple(carried[0].items())
+        return Node("object", class_name, tuple(names), tuple(children), signatures=signatures)
 
     def attributes(self, value: object) -> Iterator[tuple[str, object]]:
         """What the object holds, then the decorated functions of its class."""

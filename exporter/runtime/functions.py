@@ -1,0 +1,362 @@
+"""Loaded functions and signatures: bind a call, run its program, write its state back."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from exporter.artifact.manifest import ConcreteRecord, structure_of
+from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
+from exporter.keys import from_words, to_words
+from exporter.runtime.programs import LoadedProgram
+from exporter.variable import Variable, get_raw, set_raw
+from signatures.arguments import (
+    Parameter,
+    bind_arguments,
+    bind_call,
+    call_arguments,
+    match,
+    named_by_path,
+    python_signature,
+    refused,
+)
+from signatures.binding import ABSENT, Bound, bind, solve
+from signatures.dtypes import as_dtype
+from signatures.errors import BindError
+from signatures.signature import Signature
+from signatures.spec import TensorSpec
+from signatures.tree import unflatten
+
+
+class LoadedConcrete:
+    """One concrete function: what runs when a function or signature is called."""
+
+    def __init__(
+        self,
+        record: ConcreteRecord,
+        signature: Signature,
+        programs: Sequence[LoadedProgram],
+        variables: Sequence[Variable],
+        lock: threading.RLock,
+    ) -> None:
+        """A concrete function.
+
+        Args:
+          record: the manifest's entry.
+          signature: its inputs and outputs.
+          programs: its programs, one for each choice of ranks.
+          variables: all variables of the model, by number.
+          lock: held while state is read and written back.
+        """
+        self.record = record
+        self.signature = signature
+        self.arguments = {name: structure_of(part) for name, part in record.arguments.items()}
+        self.result = structure_of(record.result)
+        self._by_path = named_by_path(signature, self.arguments)
+        self.programs = {tuple(program.record.ranks): program for program in programs}
+        self.reads = {
+            ranks: [variables[number] for number in program.record.variables]
+            for ranks, program in self.programs.items()
+        }
+        self.writes = {
+            ranks: [variables[number] for number in program.record.updates]
+            for ranks, program in self.programs.items()
+        }
+        self._open = [
+            position
+            for position, spec in enumerate(signature.inputs.values())
+            if spec.shape is None
+        ]
+        self._lock = lock
+
+    def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
+        """The arrays in the values of a call of the function, and what does not fit."""
+        return bind_call(self._by_path, self.arguments, values)
+
+    def run(self, values: Sequence[object]) -> list[object]:
+        """The outputs for arrays that fit the signature. State is written back."""
+        ranks = tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
+        program = self.programs.get(ranks)
+        if program is None:
+            raise self._untraced(ranks, values)
+        plain = [to_words(value) for value in values]
+        if any(0 in value.shape for value in plain):
+            empty = self._without_elements(program, plain)
+            if empty is not None:
+                return _restored(empty, program.outputs)
+        reads, writes = self.reads[ranks], self.writes[ranks]
+        if any(isinstance(value, jax.core.Tracer) for value in (*plain, *map(get_raw, reads))):
+            return self._run_traced(program, plain, reads, writes)
+        with self._lock:
+            state = [to_words(get_raw(variable)) for variable in reads]
+            results = program.call(*state, *plain)
+            for variable, value in zip(writes, results, strict=False):
+                new = from_words(value, as_dtype(variable.dtype))
+                if isinstance(new, jax.core.Tracer):
+                    variable.value = new  # refused: it would outlive the trace
+                set_raw(variable, new)
+        return _restored(results[len(writes) :], program.outputs)
+
+    def _run_traced(
+        self,
+        program: LoadedProgram,
+        plain: Sequence[jax.Array],
+        reads: Sequence[Variable],
+        writes: Sequence[Variable],
+    ) -> list[object]:
+        """Inside another trace: its own variables must be part of that trace to be changed."""
+        state = [to_words(variable.value) for variable in reads]
+        results = program.call_traced(*state, *plain)
+        for variable, value in zip(writes, results, strict=False):
+            variable.value = from_words(value, as_dtype(variable.dtype))
+        return _restored(results[len(writes) :], program.outputs)
+
+    def _without_elements(
+        self, program: LoadedProgram, values: Sequence[jax.Array]
+    ) -> list[jax.Array] | None:
+        """The outputs for an axis of size 0, which no program was traced with, or an error."""
+        pairs = zip(program.inputs, (value.shape for value in values), strict=True)
+        sizes, _ = solve([(s, shape[: len(s.shape or ())]) for s, shape in pairs])
+        zeros = [name for name, size in sizes.items() if size == 0]
+        if not zeros:
+            return None
+        empty = program.empty_outputs(sizes)
+        if empty is None:
+            shown = [name for name in zeros if not name.startswith("_")] or ["an axis"]
+            raise BindError(
+                f"{shown[0]} has size 0, and {self.signature.name!r} has a result for sizes of at "
+                f"least 1 only.\nThe signature is {self.signature}."
+            )
+        return empty
+
+    def _untraced(self, ranks: tuple[int, ...], values: Sequence[object]) -> BindError:
+        names = list(self.signature.inputs)
+        given = ", ".join(
+            f"{names[p]} with {len(values[p].shape)} axes"  # type: ignore[attr-defined]  # arrays
+            for p in self._open
+        )
+        reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
+        known = ", ".join(str(r[0] if len(r) == 1 else r) for r in self.programs)
+        return BindError(
+            f"{self.signature.name!r} has no program for {given}; it has programs for {known} axes."
+            + (f" Tracing it failed with: {reason}" if reason else "")
+        )
+
+
+class LoadedSignature:
+    """A signature: named arrays in, named arrays out.
+
+    Attributes:
+      name: the name it was saved under.
+      signature: its inputs, outputs, defaults and bounds, as plain data.
+    """
+
+    def __init__(self, name: str, concrete: LoadedConcrete, function: "LoadedFunction") -> None:
+        """The signature of that name on a concrete function."""
+        self.name = name
+        found = concrete.signature
+        self.signature = Signature(name, found.inputs, found.outputs, found.defaults)
+        self._concrete = concrete
+        self._function = function
+
+    @property
+    def structured_input_signature(self) -> tuple[tuple[()], dict[str, TensorSpec]]:
+        """No positional arguments, and a spec for each keyword."""
+        return (), dict(self.signature.inputs)
+
+    @property
+    def structured_outputs(self) -> dict[str, TensorSpec]:
+        """A spec for each output."""
+        return dict(self.signature.outputs)
+
+    def __call__(self, *args: object, **kwargs: object) -> dict[str, Any]:
+        """The named outputs for named inputs; a single input may be given by position.
+
+        Raises:
+          BindError: naming every input that is missing, unknown or does not fit.
+        """
+        bound = bind(self.signature, args, kwargs)
+        outputs = self._concrete.run(bound.values)
+        return dict(zip(self.signature.outputs, outputs, strict=True))
+
+    @property
+    def __exporter_stored__(self) -> StoredFunction:
+        stored = self._function.__exporter_stored__
+        index = self._function.concrete.index(self._concrete)
+        return StoredFunction(stored.name, stored.doc, stored.parameters, [stored.concrete[index]])
+
+    def __repr__(self) -> str:
+        return f"<LoadedSignature {self.signature}>"
+
+
+class LoadedFunction:
+    """A function of the saved object, called as the original was.
+
+    Attributes:
+      concrete: what it was saved for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        doc: str | None,
+        parameters: Sequence[Parameter],
+        concrete: Sequence[LoadedConcrete],
+    ) -> None:
+        """A function with what it was saved for."""
+        self.__name__ = self.__qualname__ = name
+        self.__doc__ = doc
+        self.__signature__ = python_signature(parameters)
+        self.concrete = tuple(concrete)
+        self._parameters = tuple(parameters)
+
+    @property
+    def signature(self) -> Signature:
+        """Its named inputs and outputs, of the first type of arguments it was saved for."""
+        return self._first.signature
+
+    @property
+    def structured_input_signature(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The positional and keyword arguments, each array as its spec."""
+        first = self._first
+        return call_arguments(
+            self._parameters, first.arguments, list(first.signature.inputs.values())
+        )
+
+    @property
+    def structured_outputs(self) -> object:
+        """What it returns, each array as its spec."""
+        return unflatten(self._first.result, list(self._first.signature.outputs.values()))
+
+    @property
+    def _first(self) -> LoadedConcrete:
+        if not self.concrete:
+            raise self._never_saved()
+        return self.concrete[0]
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Call it with the arguments of the original.
+
+        Raises:
+          BindError: if they do not fit, saying what was expected and what was given.
+        """
+        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        if len(self.concrete) == 1:
+            concrete = self.concrete[0]
+            bound, problems = concrete.bind_call(values)
+            if problems:
+                end = f"The signature is {concrete.signature}."
+                raise refused(self.__name__, self.__signature__, end, problems)
+        else:
+            concrete, bound = self._choose(values)
+        return unflatten(concrete.result, concrete.run(bound.values))
+
+    def get_concrete_function(self, *args: object, **kwargs: object) -> "LoadedFunction":
+        """This function for one of the types of arguments it was saved for.
+
+        Args:
+          args: specs, arrays or Python values, as the function's own arguments.
+          kwargs: likewise.
+
+        Raises:
+          BindError: if it was not saved for these types, listing those it was saved for.
+        """
+        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        refusals = []
+        for concrete in self.concrete:
+            leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
+            pairs = zip(concrete.signature.inputs.items(), leaves, strict=True)
+            problems += [
+                f"{name}: expected {spec}, got {leaf!r}"
+                for (name, spec), leaf in pairs
+                if leaf is not ABSENT and not spec.admits(leaf)
+            ]
+            if not problems:
+                return LoadedFunction(self.__name__, self.__doc__, self._parameters, [concrete])
+            refusals.append((concrete, problems))
+        if not self.concrete:
+            raise self._never_saved()
+        raise self._no_match(refusals)
+
+    def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Bound]:
+        """The most specific concrete function that fits: fewest conversions, then free axes."""
+        if not self.concrete:
+            raise self._never_saved()
+        fitting = []
+        refusals = []
+        for order, concrete in enumerate(self.concrete):
+            bound, problems = concrete.bind_call(values)
+            refusals.append((concrete, problems))
+            if not problems:
+                leaves, _ = match(concrete.arguments, values, len(bound.values))
+                cost = _conversions(leaves, bound.values)
+                fitting.append(((cost, _openness(concrete.signature), order), concrete, bound))
+        if not fitting:
+            raise self._no_match(refusals)
+        _, concrete, bound = min(fitting, key=lambda one: one[0])
+        return concrete, bound
+
+    def _no_match(self, refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]]) -> BindError:
+        lines = [
+            f"no type of arguments that {self.__name__}{self.__signature__} was saved for fits:"
+        ]
+        for number, (concrete, problems) in enumerate(refusals, 1):
+            lines.append(f"  option {number}: {concrete.signature}")
+            lines += [f"    {problem}" for problem in problems]
+        return BindError("\n".join(lines), [p for _, problems in refusals for p in problems])
+
+    def _never_saved(self) -> BindError:
+        return BindError(
+            f"{self.__name__}{self.__signature__} cannot be called: when the model was saved, it "
+            "had no input_signature and had never been called, so there is no program for it."
+        )
+
+    @property
+    def __exporter_stored__(self) -> StoredFunction:
+        return StoredFunction(
+            self.__name__,
+            self.__doc__,
+            self._parameters,
+            [
+                StoredConcrete(
+                    concrete.record,
+                    [
+                        StoredProgram(
+                            program.record,
+                            program.bytecode,
+                            concrete.reads[ranks],
+                            concrete.writes[ranks],
+                        )
+                        for ranks, program in concrete.programs.items()
+                    ],
+                )
+                for concrete in self.concrete
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return f"<LoadedFunction {self.__name__}{self.__signature__}>"
+
+
+def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
+    return [from_words(value, spec.dtype) for value, spec in zip(results, specs, strict=True)]
+
+
+def _conversions(given: Sequence[object], bound: Sequence[object]) -> int:
+    """How much was converted: Python values, and more where they became another kind of number."""
+    kinds = [
+        (np.asarray(value).dtype.kind, array.dtype.kind)  # type: ignore[attr-defined]  # an array
+        for value, array in zip(given, bound, strict=True)
+        if not hasattr(value, "dtype")
+    ]
+    return sum(1 if before == after else 2 for before, after in kinds)
+
+
+def _openness(signature: Signature) -> int:
+    """How much a signature leaves open: axes of any size, and more for any number of axes."""
+    return sum(
+        100 if spec.shape is None else sum(not isinstance(axis, int) for axis in spec.shape)
+        for spec in signature.inputs.values()
+    )
