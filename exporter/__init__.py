@@ -13,6 +13,7 @@ _HOMES = {
         "ArtifactExistsError",
         "ArtifactNotFoundError",
         "FormatVersionError",
+        "InconclusiveSizesError",
         "IncompatibleRuntimeError",
         "LoweringError",
         "NoDerivativeError",

@@ -4,6 +4,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 ├── TrackingError                   (ValueError)         the object's state cannot be followed
 │   └── UntrackedVariableError                           a function uses other state
 ├── TracingError                    (ValueError)         a function cannot be traced
+│   └── InconclusiveSizesError                           asks for a size that depends on the call
 ├── LoweringError                   (ValueError)         a trace cannot become a program
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
@@ -39,6 +40,10 @@ class UntrackedVariableError(TrackingError):
 
 class TracingError(ExporterError, ValueError):
     """A function cannot be traced with its input specs."""
+
+
+class InconclusiveSizesError(TracingError):
+    """A function asks whether two sizes are equal, and the answer depends on the call."""
 
 
 class LoweringError(ExporterError, ValueError):

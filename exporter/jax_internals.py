@@ -8,6 +8,8 @@
 - `jax._src.export._export`: the custom calls whose meaning JAX promises to keep. When it goes, a
   list of our own takes its place.
 - `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
+- the equality of symbolic sizes: exchanged while a function is traced, see `decided_comparisons`.
+  When it goes, so does the check.
 - the fields of `jax.export.Exported`: bytecode from another release is called by putting it into
   an export of the running one. When that ends, jaxlib calls portable artifacts itself.
 """
@@ -15,7 +17,13 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.extend.core
@@ -28,12 +36,17 @@ from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be e
 from jaxlib.mlir import passmanager
 from jaxlib.mlir.dialects import stablehlo
 
-from exporter.errors import NoDerivativeError
+from exporter.errors import InconclusiveSizesError, NoDerivativeError
 from signatures.dtypes import KeyType
 from signatures.spec import Dim, TensorSpec, storage_shape
 
 # The custom calls whose meaning JAX promises to keep.
 STABLE_CUSTOM_CALLS = frozenset(_export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE)
+
+# Where code lies that is not the user's own.
+_INSTALLED = tuple(
+    sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+) + (str(Path(__file__).parent), "<frozen")
 
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(?:\"([^\"]+)\"|([\w$.]+))")
 
@@ -88,6 +101,53 @@ def user_line(equation: jax.extend.core.JaxprEqn) -> str:
     """The file and line of the user's code that an equation came from."""
     frame = source_info_util.user_frame(equation.source_info.traceback)
     return f"{frame.file_name}:{frame.start_line}" if frame else "an unknown line"
+
+
+@contextmanager
+def decided_comparisons() -> Iterator[None]:
+    """Within the block, code of the user's that asks whether two sizes are equal gets a true answer.
+
+    JAX answers "no" where it cannot know, and the program then is wrong for the sizes that are
+    equal: `if x.shape[0] == 1` takes the other branch for every batch. Here that is an error. JAX's
+    own code and that of installed libraries relies on the "no" and keeps it.
+
+    Raises:
+      InconclusiveSizesError: in the user's code, at the comparison.
+    """
+    kind = type(export.symbolic_shape("a")[0])
+    equal = kind.__eq__
+
+    def decided(self: object, other: object) -> bool:
+        answer = bool(equal(self, other))
+        if not answer and isinstance(other, int | kind) and _is_users(sys._getframe(1)):
+            _refuse_if_unknown(self, other)
+        return answer
+
+    kind.__eq__ = decided  # type: ignore[assignment, method-assign]  # put back below
+    try:
+        yield
+    finally:
+        kind.__eq__ = equal  # type: ignore[method-assign]
+
+
+def _is_users(frame: FrameType) -> bool:
+    return not frame.f_code.co_filename.startswith(_INSTALLED)
+
+
+def _refuse_if_unknown(one: Any, other: Any) -> None:
+    try:
+        differ = bool(one > other) or bool(one < other)
+    except jax.errors.InconclusiveDimensionOperation:
+        differ = False
+    if not differ:
+        name = str(one)
+        shown = "of an axis given as None" if name.startswith("_") else name
+        raise InconclusiveSizesError(
+            f"the function asks whether the size {shown} equals {other}, which depends on the "
+            "call: the program would be wrong for one of the answers. Give the axis a fixed size "
+            f"or a bound that decides it, such as Dim({name.lstrip('_0123456789') or 'n'!r}, "
+            "min=2), or do without the question."
+        )
 
 
 def symbolic_scope(dims: Sequence[Dim]) -> export.SymbolicScope:

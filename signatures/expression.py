@@ -84,8 +84,7 @@ class Expression:
         if slope == 0 or (size - rest) % slope:
             return None
         found = (size - rest) // slope
-        # Inside a trace of JAX, a size may be symbolic. Whether it is negative is not known then.
-        return None if isinstance(found, int) and found < 0 else found
+        return None if is_negative(found) else found
 
     def __str__(self) -> str:
         return self.text
@@ -139,6 +138,11 @@ def parse(text: str) -> Expression:
             f"{shown!r} is not an axis. An axis is a size (64), None, a name ('batch') or "
             "arithmetic over names ('2*n + 1', with + - * // % ^ and max, min, mod, floordiv)."
         ) from error
+
+
+def is_negative(size: object) -> bool:
+    """Whether a size is below 0. Of a symbolic size, inside a trace of JAX, that is not known."""
+    return isinstance(size, int) and size < 0
 
 
 class _UnreadableError(Exception):

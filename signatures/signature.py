@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class Signature:
 
     def __post_init__(self) -> None:
         for one in ("inputs", "outputs", "defaults"):
-            object.__setattr__(self, one, MappingProxyType(dict(getattr(self, one))))
+            object.__setattr__(self, one, dict(getattr(self, one)))
         unknown = [name for name in self.defaults if name not in self.inputs]
         if unknown:
             raise SpecError(
@@ -59,7 +58,7 @@ class Signature:
         """Every named dimension of the inputs, with its bounds if it has any."""
         bounds = {dim.name: dim for spec in self.inputs.values() for dim in spec.dims}
         names = dict.fromkeys(name for spec in self.inputs.values() for name in spec.names)
-        return MappingProxyType({name: bounds.get(name) or Dim(name) for name in names})
+        return {name: bounds.get(name) or Dim(name) for name in names}
 
     @cached_property
     def bounded_dims(self) -> tuple[Dim, ...]:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from signatures.dtypes import DType, KeyType, as_dtype, dtype_name
 from signatures.errors import SpecError
-from signatures.expression import MAX_NUMBER, Expression, parse
+from signatures.expression import MAX_NUMBER, Expression, is_negative, parse
 
 # An axis in a spec: a size, an expression over named dimensions, or free.
 Axis = int | str | None
@@ -243,7 +243,7 @@ class TensorSpec:
             for axis in self.expressions
         )
         for axis, size in zip(self.expressions, shape, strict=True):
-            if isinstance(axis, Expression) and isinstance(size, int) and size < 0:
+            if isinstance(axis, Expression) and is_negative(size):
                 shown = ", ".join(f"{name}={sizes[name]}" for name in axis.names)
                 raise SpecError(f"the axis {axis} of {self} would have size {size} for {shown}.")
         return shape

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 REFERENCE = ROOT / "tests" / "data" / "minilm_reference.json"
 
-# Both sides compute in float32, in another order. The largest difference seen between any two of
-# PyTorch 2.13 and 2.15, JAX 0.10 and 0.12 was 2.4e-7, and other processors sum in other orders. The
-# smallest mistake worth catching, a layer norm with Flax's usual epsilon, makes one of 1.7e-5.
+# Both sides compute in float32, in another order. The largest difference seen was 2.2e-7, for JAX
+# 0.10 and 0.12 against PyTorch 2.13 and 2.15; other processors sum in other orders. The smallest
+# mistake worth catching, a layer norm with Flax's usual epsilon, makes one of 1.7e-5.
 TOLERANCE = 2e-6
 
 needs_minilm = pytest.mark.skipif(

@@ -48,6 +48,11 @@ OLDEST_FORMAT_VERSION = 1
 # times that, or for 30,000 variables. In memory, a hostile file can be 25 times as large.
 MAX_MANIFEST_BYTES = 16 * 2**20
 
+# The dtypes that TensorStore does not know: a variable of one is stored as bytes, an element each.
+AS_BYTES = frozenset(
+    ("uint4", "uint2", "uint1", "int1", "float6_e2m3fn", "float6_e3m2fn", "float8_e4m3")
+)
+
 # As much of a value from a file as is worth showing in a message.
 _MAX_SHOWN = 400
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from exporter.artifact.layout import VARIABLES
 from exporter.artifact.manifest import (
+    AS_BYTES,
     ArrayPart,
     ConcreteRecord,
     DictPart,
@@ -41,9 +42,6 @@ from signatures.dtypes import KeyType, as_dtype
 _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}")
 
 _WIDE = frozenset({"int64", "uint64", "float64", "complex128"})
-
-# The integers that TensorStore lacks and that are therefore kept as bytes.
-_MAY_BE_BYTES = frozenset({"uint4", "uint2", "uint1", "int2", "int1"})
 
 _MAX_SIZE = 2**63 - 1
 
@@ -194,10 +192,9 @@ def _check_variables(manifest: Manifest) -> None:
 def _bytes_on_disk(where: str, variable: VariableRecord) -> int:
     """How many bytes the checkpoint must hold for a variable, before compression."""
     dtype = as_dtype(variable.dtype)
-    empty = 0 in variable.shape
+    held = "bytes" if variable.dtype in AS_BYTES else "array"
     _require(
-        empty == (variable.storage == "empty")
-        and (variable.storage != "bytes" or variable.dtype in _MAY_BE_BYTES),
+        variable.storage == ("empty" if 0 in variable.shape else held),
         f"{where} is {variable.dtype}{variable.shape} and cannot be stored as {variable.storage}.",
     )
     width = 4 * dtype.words if isinstance(dtype, KeyType) else dtype.itemsize

@@ -2,7 +2,7 @@
 
 The tree is nested dicts by attribute path, the one that Flax users know as a pure dict of the
 model's state, so that Orbax alone restores it. What TensorStore cannot hold is kept otherwise: an
-array without elements is nothing but its shape, and small unsigned integers are bytes.
+array without elements is nothing but its shape, and some small numbers are bytes.
 
 Orbax writes the checkpoint, with the layout that `FORMAT.md` describes asked for by name. It is
 read without Orbax, as that page tells other readers to: arrays are opened with what the manifest
@@ -17,20 +17,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
 from exporter.artifact.layout import VARIABLES
-from exporter.artifact.manifest import VariableRecord, scalar_record, shown
+from exporter.artifact.manifest import AS_BYTES, VariableRecord, scalar_record, shown
 from exporter.errors import ArtifactError
 from signatures.dtypes import KeyType, as_dtype
 from signatures.tree import Scalar
-
-# TensorStore knows int4 and int2 and none of these.
-_AS_BYTES = frozenset(
-    name for name in ("uint4", "uint2", "uint1", "int1") if hasattr(ml_dtypes, name)
-)
 
 # What TensorStore keeps of the index of the checkpoint while it is read.
 _CACHE_BYTES = 100 * 2**20
@@ -53,7 +47,7 @@ def storage_of(dtype: str, shape: Sequence[int]) -> str:
     """How an array is kept: as an `array`, as `bytes`, or `empty` as its shape alone."""
     if 0 in shape:
         return "empty"
-    return "bytes" if dtype in _AS_BYTES else "array"
+    return "bytes" if dtype in AS_BYTES else "array"
 
 
 def key_of(path: Iterable[Scalar]) -> tuple[str, ...]:
@@ -155,9 +149,9 @@ def variable_record(
 
 def _to_disk(value: object, record: VariableRecord) -> object:
     if record.storage == "bytes":
-        return np.asarray(value).astype(np.uint8)
+        return np.asarray(value).view(np.uint8)
     if isinstance(value, np.ndarray):  # NumPy's 64 bits are 32 to JAX unless x64 is on
-        return value.astype(as_dtype(record.dtype), copy=False)
+        return value.astype(_plain(record)[1], copy=False)
     return value
 
 
@@ -231,7 +225,10 @@ def _placed(parts: Parts, record: VariableRecord, sharding: jax.sharding.Shardin
         if record.storage == "empty":
             return np.zeros(shape, stored)[index or ()]
         array: np.ndarray = parts[_key(index)].result()
-        return array if isinstance(dtype, KeyType) else array.astype(dtype, copy=False)
+        if record.storage == "bytes":
+            assert isinstance(dtype, np.dtype)
+            return array.view(dtype)
+        return array
 
     plain = jax.make_array_from_callback(shape, sharding, part)
     if isinstance(dtype, KeyType):

@@ -85,8 +85,8 @@ def check_files(folder: Path, names: Iterable[str], *, overwrite: bool) -> dict[
     return files
 
 
-def write_file(file: Path, array: np.ndarray, *, overwrite: bool) -> str:
-    """Write an array as `.npy`, and say as what if the format has no name for its type.
+def write_file(file: Path, array: np.ndarray, *, overwrite: bool) -> np.dtype[np.generic]:
+    """Write an array as `.npy`. Gives the dtype in the file, which `.npy` must have a name for.
 
     Raises:
       OSError: if it cannot be written, or has appeared since `check_files`.
@@ -97,7 +97,7 @@ def write_file(file: Path, array: np.ndarray, *, overwrite: bool) -> str:
         file.unlink(missing_ok=True)  # not opened: where a link leads, nothing is changed
     with file.open("xb") as stream:
         np.save(stream, stored, allow_pickle=False)
-    return "" if stored is array else f", written as {stored.dtype.name}"
+    return stored.dtype
 
 
 def storable(array: np.ndarray) -> np.ndarray:

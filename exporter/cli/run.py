@@ -129,7 +129,8 @@ def _write(
     overwrite: bool,
 ) -> None:
     for name, array in outputs.items():
-        note = write_file(files[name], array, overwrite=overwrite)
+        stored = write_file(files[name], array, overwrite=overwrite)
+        note = f" as {stored.name}" if stored.name != specs[name].dtype.name else ""
         print(printable(f"{files[name]}  {_type(array, specs[name])}{note}"))
 
 

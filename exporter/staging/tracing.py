@@ -16,7 +16,7 @@ import numpy as np
 from jax import export
 
 from exporter.errors import TracingError, TrackingError, UntrackedVariableError
-from exporter.jax_internals import symbolic_scope, symbolic_struct
+from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic_struct
 from exporter.keys import from_words, to_words
 from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
@@ -302,7 +302,7 @@ def _trace_once(
     def flat(state: list[jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
         before = [from_words(a, held.dtype) for a, held in zip(state, holders, strict=True)]
         given = [from_words(a, spec.dtype) for a, spec in zip(arrays, specs, strict=True)]
-        with exchanged(graph, before):
+        with exchanged(graph, before), decided_comparisons():
             args, kwargs = call_arguments(subject.parameters, inputs.arguments, given)
             structure, results = outputs_of.flatten_result(subject.call(*args, **kwargs))
             after = [held.after() for held in holders]
