@@ -4,8 +4,8 @@ from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
 from exporter.errors import FormatVersionError as FormatVersionError
-from exporter.errors import InconclusiveSizesError as InconclusiveSizesError
 from exporter.errors import IncompatibleRuntimeError as IncompatibleRuntimeError
+from exporter.errors import InconclusiveSizesError as InconclusiveSizesError
 from exporter.errors import LoweringError as LoweringError
 from exporter.errors import NoDerivativeError as NoDerivativeError
 from exporter.errors import StateError as StateError

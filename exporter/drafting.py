@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
 from exporter.artifact import manifest as records
@@ -16,7 +15,6 @@ from exporter.staging.inputs import is_array_like
 from exporter.staging.lowering import LoweredProgram, lower
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from exporter.staging.tracking import TrackedGraph, dotted
-from exporter.variable import Variable
 from signatures.arguments import REQUIRED, Parameter
 from signatures.spec import TensorSpec
 from signatures.tree import flatten
@@ -153,17 +151,17 @@ class Draft:
 
     def _adopt(self, source: StoredConcrete) -> None:
         for program in source.programs:
-            record = msgspec.structs.replace(
+            record = records.replace(
                 program.record,
                 variables=[self._number_of(box, source) for box in program.variables],
                 updates=[self._number_of(box, source) for box in program.updates],
             )
             self._add_program(record, program.bytecode, source.record.name)
 
-    def _number_of(self, box: Variable, source: StoredConcrete) -> int:
+    def _number_of(self, box: object, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)
         if key not in self.numbers:
-            raise untracked(source.record.name, box.name or "a variable")
+            raise untracked(source.record.name, str(getattr(box, "name", None) or "a variable"))
         return self.numbers[key]
 
     def _add_program(self, record: records.ProgramRecord, bytecode: bytes, name: str) -> None:
@@ -172,7 +170,7 @@ class Draft:
         choices = (f"{stem}{f'-{n}' if n else ''}" for n in range(len(taken) + 1))
         files = (f"{PROGRAMS}/{choice}.mlirbc" for choice in choices)
         file = next(file for file in files if file not in taken)
-        self.programs.append(msgspec.structs.replace(record, file=file))
+        self.programs.append(records.replace(record, file=file))
         self.bytecode.append(bytecode)
 
 
@@ -196,7 +194,7 @@ def _concrete_record(
     source: ConcreteFunction | StoredConcrete, programs: list[int]
 ) -> records.ConcreteRecord:
     if isinstance(source, StoredConcrete):
-        return msgspec.structs.replace(source.record, programs=programs)
+        return records.replace(source.record, programs=programs)
     signature = source.signature
     return records.ConcreteRecord(
         name=source.name,

@@ -21,8 +21,8 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -33,8 +33,8 @@ from jax._src import source_info_util
 from jax._src.export import _export
 from jax._src.interpreters import mlir
 from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be exported
-from jaxlib.mlir import passmanager
-from jaxlib.mlir.dialects import stablehlo
+from jaxlib.mlir import ir, passmanager
+from jaxlib.mlir.dialects import func, stablehlo
 
 from exporter.errors import InconclusiveSizesError, NoDerivativeError
 from signatures.dtypes import KeyType
@@ -44,9 +44,11 @@ from signatures.spec import Dim, TensorSpec, storage_shape
 STABLE_CUSTOM_CALLS = frozenset(_export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE)
 
 # Where code lies that is not the user's own.
-_INSTALLED = tuple(
-    sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
-) + (str(Path(__file__).parent), "<frozen")
+_INSTALLED = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parent),
+    "<frozen",
+)
 
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(?:\"([^\"]+)\"|([\w$.]+))")
 
@@ -77,10 +79,45 @@ def module_text(exported: export.Exported, *, keep_locations: bool) -> str:
     """
     with mlir.make_ir_context():
         module = _jax.mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
+        _call_new_composites(module)
         if keep_locations:
             return str(module.operation.get_asm(enable_debug_info=True))
         passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
         return mlir.module_to_string(module)
+
+
+# The composite operations that the oldest JAX we support knows.
+_KNOWN_COMPOSITES = frozenset({"chlo.erf", "chlo.top_k"})
+
+
+def _call_new_composites(module: ir.Module) -> None:
+    """Call the function that defines an operation, where older readers lack the operation.
+
+    A composite names an operation and a function that computes the same. Readers of JAX 0.10 fall
+    back on the function where they do not know the operation, but not for named axes: their sizes
+    are refined everywhere but there.
+    """
+    found = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        is_composite = operation.name == "stablehlo.composite"
+        if is_composite and _text(operation, "name") not in _KNOWN_COMPOSITES:
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    for operation in found:
+        with ir.InsertionPoint(operation), operation.location:
+            results = [result.type for result in operation.results]
+            definition = ir.FlatSymbolRefAttr(operation.attributes["decomposition"])
+            call = func.CallOp(results, definition, list(operation.operands))
+        for old, new in zip(operation.results, call.results, strict=True):
+            old.replace_all_uses_with(new)
+        operation.erase()
+
+
+def _text(operation: ir.Operation, attribute: str) -> str:
+    return str(ir.StringAttr(operation.attributes[attribute]).value)
 
 
 def custom_calls(bytecode: bytes) -> tuple[str, ...]:
@@ -105,7 +142,7 @@ def user_line(equation: jax.extend.core.JaxprEqn) -> str:
 
 @contextmanager
 def decided_comparisons() -> Iterator[None]:
-    """Within the block, code of the user's that asks whether two sizes are equal gets a true answer.
+    """Within the block, the user's code that asks whether two sizes are equal is told the truth.
 
     JAX answers "no" where it cannot know, and the program then is wrong for the sizes that are
     equal: `if x.shape[0] == 1` takes the other branch for every batch. Here that is an error. JAX's
@@ -114,7 +151,7 @@ def decided_comparisons() -> Iterator[None]:
     Raises:
       InconclusiveSizesError: in the user's code, at the comparison.
     """
-    kind = type(export.symbolic_shape("a")[0])
+    kind: Any = type(export.symbolic_shape("a")[0])
     equal = kind.__eq__
 
     def decided(self: object, other: object) -> bool:
@@ -123,11 +160,11 @@ def decided_comparisons() -> Iterator[None]:
             _refuse_if_unknown(self, other)
         return answer
 
-    kind.__eq__ = decided  # type: ignore[assignment, method-assign]  # put back below
+    kind.__eq__ = decided
     try:
         yield
     finally:
-        kind.__eq__ = equal  # type: ignore[method-assign]
+        kind.__eq__ = equal
 
 
 def _is_users(frame: FrameType) -> bool:

@@ -4,23 +4,26 @@ import datetime as dt
 import os
 import platform as python_platform
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import blake3
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from exporter.artifact import manifest as records
-from exporter.artifact.layout import MANIFEST, PROGRAMS, check_target, record_files, staged
+from exporter.artifact.layout import (
+    MANIFEST,
+    PROGRAMS,
+    check_target,
+    digest_bytes,
+    record_files,
+    staged,
+)
 from exporter.artifact.stored import StoredConcrete
-from exporter.artifact.variables import variable_record, write_variables
+from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
-from exporter.keys import to_words
 from exporter.staging.functions import Function
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
@@ -218,7 +221,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
     for record, bytecode in zip(draft.programs, draft.bytecode, strict=True):
         (folder / record.file).write_bytes(bytecode)
     nodes = [_node_record(node, draft) for node in draft.graph.nodes]
-    digests = [blake3.blake3(bytecode).hexdigest() for bytecode in draft.bytecode]
+    digests = [digest_bytes(bytecode) for bytecode in draft.bytecode]
     parts = (signatures, draft.functions, draft.concrete, draft.programs, nodes, digests)
     manifest = records.Manifest(
         format=records.FORMAT,
@@ -227,7 +230,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         producer=_producer(),
         content=records.Content(
             records.digest_of([records.digest_of(part) for part in parts]),
-            _values_id(entries, values),
+            values_id(entries, values),
         ),
         platforms=list(_common_platforms(draft)),
         stablehlo_version=max(
@@ -275,17 +278,6 @@ def _producer() -> records.Producer:
         orbax_checkpoint=version("orbax-checkpoint"),
         python=python_platform.python_version(),
     )
-
-
-def _values_id(entries: Iterable[records.VariableRecord], values: Iterable[object]) -> str:
-    """The same for the same values under the same paths, whenever they are saved."""
-    hasher = blake3.blake3()
-    for entry, value in zip(entries, values, strict=True):
-        described: Any = (entry.key, entry.dtype, entry.shape)
-        array = np.ascontiguousarray(np.asarray(to_words(value)))
-        hasher.update(records.digest_of(described).encode())
-        hasher.update(array.reshape(-1).view(np.uint8).data)
-    return hasher.hexdigest()
 
 
 def _needs_x64(

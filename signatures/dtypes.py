@@ -110,9 +110,7 @@ def as_dtype(value: object) -> DType:
     name = _name_of(value)
     found = _BY_NAME.get(name)
     if found is None:
-        raise SpecError(
-            f"{name!r} is not a dtype name. A program can have {', '.join(_BY_NAME)}."
-        )
+        raise SpecError(f"{name!r} is not a dtype name. A program can have {', '.join(_BY_NAME)}.")
     return found
 
 

@@ -5,7 +5,9 @@ else is kept exactly: whole numbers, infinity, and not-a-number.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,27 +15,31 @@ import numpy as np
 from signatures.dtypes import as_dtype
 from signatures.errors import SpecError
 
-# Each kind holds the ones before it.
-_KINDS = ("bool", "int", "float", "complex")
-_TAKES = {"bool": "bools", "int": "ints", "float": "real numbers"}
+# What a dtype takes, by the number of its kind. Each kind holds the ones before it.
+_TAKES = ("bools", "ints", "real numbers", "numbers")
 
 
-class LossError(Exception):
+@dataclass(frozen=True)
+class Loss:
     """A number that a dtype cannot hold.
 
     Attributes:
       index: which of the numbers it is.
+      reason: the end of a sentence that begins with the number.
     """
 
-    def __init__(self, index: int, reason: str) -> None:
-        super().__init__(reason)
-        self.index = index
+    index: int
+    reason: str
 
 
 def kind_of(dtype: np.dtype[np.generic]) -> int:
     """0 for bools, 1 for whole numbers, 2 for floats and 3 for complex numbers."""
-    name = dtype.name.removeprefix("u").removeprefix("b")
-    return next((n for n, kind in enumerate(_KINDS) if name.startswith(kind)), 0)
+    name = dtype.name
+    if name == "bool":
+        return 0
+    if "int" in name:
+        return 1
+    return 3 if name.startswith("complex") else 2
 
 
 @lru_cache(maxsize=256)
@@ -49,21 +55,20 @@ def kind_of_type(kind: type) -> int | None:
     return next((n for n, number in kinds if issubclass(kind, number)), None)
 
 
-def converted(numbers: Sequence[object], dtype: np.dtype[np.generic]) -> np.ndarray:
-    """Python numbers and NumPy scalars as an array with one axis.
+def converted(numbers: Sequence[Any], dtype: np.dtype[np.generic]) -> np.ndarray | Loss:
+    """Python numbers and NumPy scalars as an array with one axis, or the first that is lost.
 
     >>> converted([1, 2.5, np.float64("nan")], np.dtype("float16"))
     array([1. , 2.5, nan], dtype=float16)
-
-    Raises:
-      LossError: naming the first that is lost.
+    >>> converted([1, 300], np.dtype("int8"))
+    Loss(index=1, reason=', which is not within -128 to 127 as int8 is')
     """
     target = kind_of(dtype)
-    kinds = {kind: kind_of_type(kind) for kind in set(map(type, numbers))}
+    kinds: dict[type, int | None] = {kind: kind_of_type(kind) for kind in set(map(type, numbers))}
     too_wide = {kind for kind, number in kinds.items() if number is None or number > target}
     if too_wide:
         index = next(index for index, one in enumerate(numbers) if type(one) in too_wide)
-        raise LossError(index, f"; {dtype.name} takes {_TAKES[_KINDS[target]]} only")
+        return Loss(index, f"; {dtype.name} takes {_TAKES[target]} only")
     if any(issubclass(kind, np.generic) for kind in kinds):
         numbers = [one.item() if isinstance(one, np.generic) else one for one in numbers]
     if target == 0:
@@ -74,32 +79,81 @@ def converted(numbers: Sequence[object], dtype: np.dtype[np.generic]) -> np.ndar
     return _as_floats(numbers, dtype, has_whole=has_whole)
 
 
-def _as_integers(numbers: Sequence[int], dtype: np.dtype[np.generic]) -> np.ndarray:
-    info = ml_dtypes.iinfo(dtype)
-    least, most = int(info.min), int(info.max)
+def _as_integers(numbers: Sequence[int], dtype: np.dtype[np.generic]) -> np.ndarray | Loss:
+    least, most = _range(dtype)
     if numbers and not (least <= min(numbers) and max(numbers) <= most):
         index = next(index for index, one in enumerate(numbers) if not least <= one <= most)
-        raise LossError(index, f", which is not within {least} to {most} as {dtype.name} is")
+        return Loss(index, f", which is not within {least} to {most} as {dtype.name} is")
     return np.array(numbers, np.uint64 if least == 0 else np.int64).astype(dtype)
 
 
 def _as_floats(
     numbers: Sequence[complex], dtype: np.dtype[np.generic], *, has_whole: bool
-) -> np.ndarray:
+) -> np.ndarray | Loss:
     """Numbers as floats or complex numbers; of the latter each part is looked at."""
     if has_whole:
         for index, one in enumerate(numbers):
             if isinstance(one, int) and not _is_double(one):
-                raise LossError(index, f", which {dtype.name} cannot hold exactly")
-    wide_type, parts = (np.complex128, 2) if dtype.kind == "c" else (np.float64, 1)
-    wide = np.array(numbers, wide_type)
+                return Loss(index, f", which {dtype.name} cannot hold exactly")
+    parts = 2 if dtype.kind == "c" else 1
+    wide = np.array(numbers, np.complex128 if parts == 2 else np.float64)
     with np.errstate(all="ignore"):  # what overflows is found below
         made = wide.astype(dtype)
-    part = made.real.dtype if parts == 2 else dtype
-    given, kept = wide.view(np.float64), made.view(part).astype(np.float64)
-    if has_whole or _saturates(part) or not np.isfinite(kept).all():
-        _check(given, kept, part, [isinstance(n, int) for n in numbers for _ in range(parts)])
+    given = wide.view(np.float64)
+    kept = made.view(made.real.dtype).astype(np.float64)
+    if has_whole or _saturates(made.real.dtype) or not np.isfinite(kept).all():
+        whole = np.repeat([isinstance(one, int) for one in numbers], parts)
+        loss = _first_loss(given, kept, made.real.dtype, whole)
+        if loss:
+            position, reason = loss
+            return Loss(position // parts, reason.format(dtype.name))
     return made
 
 
-...
+def _first_loss(
+    given: np.ndarray, kept: np.ndarray, part: np.dtype[np.generic], whole: np.ndarray
+) -> tuple[int, str] | None:
+    """The first number that became another one by more than rounding, and what happened to it.
+
+    Args:
+      given: the numbers as doubles.
+      kept: the same as doubles, after they were floats of the type `part`.
+      part: a float dtype, perhaps that of the parts of complex numbers.
+      whole: which of the numbers were written as whole numbers, and must be kept exactly.
+    """
+    is_large = np.abs(given) > _largest(part)
+    is_same = (kept == given) | (np.isnan(kept) & np.isnan(given))
+    is_rounded = np.isfinite(given) & np.isfinite(kept) & ~whole & ~(is_large & _saturates(part))
+    lost = np.flatnonzero(~(is_same | is_rounded))
+    if not lost.size:
+        return None
+    first = int(lost[0])
+    if whole[first]:
+        return first, ", which {} cannot hold exactly"
+    if is_large[first] and np.isfinite(given[first]):
+        return first, ", which is too large for {}"
+    return first, ", which {} cannot hold"
+
+
+@lru_cache(maxsize=64)
+def _saturates(part: np.dtype[np.generic]) -> bool:
+    """Whether a dtype has no infinity and no not-a-number, and takes its largest number instead."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.array(np.inf).astype(part).astype(np.float64)))
+
+
+def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
+    info = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]  # its stub is incomplete
+    return int(info.min), int(info.max)
+
+
+def _largest(part: np.dtype[np.generic]) -> float:
+    return float(ml_dtypes.finfo(part).max)  # type: ignore[no-untyped-call]  # as above
+
+
+def _is_double(number: int) -> bool:
+    """Whether a whole number is exactly a 64-bit float, which no float type here exceeds."""
+    try:
+        return float(number) == number
+    except OverflowError:
+        return False

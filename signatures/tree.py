@@ -217,4 +217,4 @@ def _base(value: Scalar) -> Scalar:
 @lru_cache(maxsize=1024)
 def make_record(name: str, fields: tuple[str, ...]) -> Callable[..., object]:
     """A namedtuple class for a type name and fields, the same one each time."""
-    return namedtuple(name, fields)  # noqa: PYI024  # the fields are known only when loading
+    return namedtuple(name, fields, rename=True)  # noqa: PYI024  # the fields are known only when loading

@@ -16,7 +16,7 @@ import numpy as np
 
 from signatures.dtypes import DType, KeyType, as_dtype
 from signatures.errors import SpecError
-from signatures.numbers import LossError, converted, kind_of_type
+from signatures.numbers import Loss, converted, kind_of_type
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def as_array(value: object, dtype: DType, max_axes: int) -> object:
         unwrap = getattr(value, "__jax_array__", None)
         if callable(unwrap):  # the mutable boxes of frameworks, and our own
             value = unwrap()
-    kind = type(value)
+    kind: type = type(value)
     if kind_of_type(kind) is not None:
         return _from_numbers(_Items((value,)), dtype)
     if _is_sequence(kind):
@@ -177,7 +177,7 @@ def _from_nested(value: Sequence[object], dtype: DType, max_axes: int) -> object
     """Nesting is taken apart level by level, each in a few passes that Python makes in C."""
     items = _Items((value,), (), type(value).__name__)
     while True:
-        kinds = set(map(type, items.flat))
+        kinds: set[type] = set(map(type, items.flat))
         if not any(map(_is_sequence, kinds)):
             break
         if not all(map(_is_sequence, kinds)) or len(set(map(len, items.flat))) > 1:  # type: ignore[arg-type]
@@ -227,11 +227,12 @@ def _from_numbers(items: _Items, dtype: DType) -> object:
     if isinstance(dtype, KeyType):
         what = shown(items.flat[0]) if items.noun is None else f"a {items.noun}"
         return Misfit(f"got {what}; make a key with jax.random.key")
-    unknown = {kind for kind in set(map(type, items.flat)) if kind_of_type(kind) is None}
+    kinds: set[type] = set(map(type, items.flat))
+    unknown = {kind for kind in kinds if kind_of_type(kind) is None}
     if unknown:
         index = next(index for index, item in enumerate(items.flat) if type(item) in unknown)
         return items.misfit(index, shown(items.flat[index]))
-    try:
-        return converted(items.flat, dtype).reshape(items.shape)
-    except LossError as error:
-        return items.misfit(error.index, f"{shown(items.flat[error.index])}{error}")
+    made = converted(items.flat, dtype)
+    if isinstance(made, Loss):
+        return items.misfit(made.index, f"{shown(items.flat[made.index])}{made.reason}")
+    return made.reshape(items.shape)

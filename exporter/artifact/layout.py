@@ -274,6 +274,11 @@ def _digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def digest_bytes(data: bytes) -> str:
+    """The BLAKE3 digest of what would be a file's content."""
+    return blake3.blake3(data).hexdigest()
+
+
 def verify(folder: Path, records: Iterable[FileRecord]) -> None:
     """Checks the size and the digest of every file in `records`. Other files are not looked at.
 

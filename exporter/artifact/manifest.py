@@ -12,7 +12,7 @@ import math
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import blake3
 import ml_dtypes  # noqa: F401  # NumPy learns the names of the small floats and integers
@@ -59,6 +59,9 @@ _MAX_SHOWN = 400
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The base of every part: immutable, and closed to fields that it does not know."""
+
+
+R = TypeVar("R", bound=Record)
 
 
 class ScalarRecord(Record, frozen=True):
@@ -403,6 +406,11 @@ def schema() -> dict[str, Any]:
         **top,
         "$defs": components,
     }
+
+
+def replace(record: R, **changes: object) -> R:
+    """The record with other values in some fields."""
+    return msgspec.structs.replace(record, **changes)
 
 
 def digest_of(part: object) -> str:

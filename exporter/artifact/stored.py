@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.artifact.manifest import ConcreteRecord, ProgramRecord
-from exporter.variable import Variable
 from signatures.arguments import Parameter
 
 
@@ -16,14 +15,14 @@ class StoredProgram:
     Attributes:
       record: as in the manifest it came from, its numbers of variables without meaning here.
       bytecode: the content of its file.
-      variables: what it takes before the inputs.
+      variables: the boxes of what it takes before the inputs, known by identity.
       updates: what it returns anew before the outputs.
     """
 
     record: ProgramRecord
     bytecode: bytes
-    variables: Sequence[Variable]
-    updates: Sequence[Variable]
+    variables: Sequence[object]
+    updates: Sequence[object]
 
 
 @dataclass(frozen=True)

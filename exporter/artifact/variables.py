@@ -14,15 +14,17 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import blake3
 import jax
 import numpy as np
 import tensorstore as ts
 
 from exporter.artifact.layout import VARIABLES
-from exporter.artifact.manifest import AS_BYTES, VariableRecord, scalar_record, shown
+from exporter.artifact.manifest import AS_BYTES, VariableRecord, digest_of, scalar_record, shown
 from exporter.errors import ArtifactError
+from exporter.keys import from_words, to_words
 from signatures.dtypes import KeyType, as_dtype
 from signatures.tree import Scalar
 
@@ -232,7 +234,7 @@ def _placed(parts: Parts, record: VariableRecord, sharding: jax.sharding.Shardin
 
     plain = jax.make_array_from_callback(shape, sharding, part)
     if isinstance(dtype, KeyType):
-        return cast(jax.Array, jax.random.wrap_key_data(plain, impl=dtype.implementation))
+        return from_words(plain, dtype)
     return plain
 
 
@@ -249,3 +251,13 @@ def _damaged(folder: Path, problems: Sequence[str]) -> ArtifactError:
     return ArtifactError(
         "\n".join([f"{folder} does not hold the arrays of the manifest:", *listed]), problems
     )
+
+
+def values_id(records: Iterable[VariableRecord], values: Iterable[object]) -> str:
+    """The same for the same values under the same keys, whenever they are saved."""
+    hasher = blake3.blake3()
+    for record, value in zip(records, values, strict=True):
+        hasher.update(digest_of([record.key, record.dtype, record.shape]).encode())
+        array = np.ascontiguousarray(np.asarray(to_words(value)))
+        hasher.update(array.reshape(-1).view(np.uint8).data)
+    return hasher.hexdigest()

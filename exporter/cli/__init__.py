@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         own = commands.add_parser(
             command.name,
+            usage=f"exporter {command.name} {command.usage}",
             help=command.summary,
             description=command.description,
             epilog=f"examples:\n{command.examples}",

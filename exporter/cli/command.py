@@ -11,6 +11,7 @@ class Command:
 
     Attributes:
       name: the word after `exporter`.
+      usage: how its arguments are written, after its name.
       summary: one line for the list of commands.
       description: what it does, for its own help.
       examples: lines to copy, each a command.
@@ -20,6 +21,7 @@ class Command:
     """
 
     name: str
+    usage: str
     summary: str
     description: str
     examples: str

@@ -65,7 +65,7 @@ def _execute(arguments: argparse.Namespace) -> None:
     ).values
     files = check_files(out, signature.outputs, overwrite=arguments.overwrite) if out else {}
     outputs = _call(arguments.folder, signature, values, wide=manifest.x64)
-    if files:
+    if out:
         _write(outputs, signature.outputs, files, overwrite=arguments.overwrite)
     elif arguments.json:
         print(json.dumps({name: json_values(array) for name, array in outputs.items()}))
@@ -80,16 +80,19 @@ def _chosen(manifest: records.Manifest, name: str | None) -> str:
       UnknownSignatureError: listing the names that exist.
     """
     known = manifest.signatures
-    if name is None and DEFAULT not in known and len(known) == 1:
+    if name is not None:
+        resolve_call(known, name, manifest.signature_note)
+        return name
+    if DEFAULT not in known and len(known) == 1:
         return next(iter(known))
     try:
-        resolve_call(known, name or DEFAULT, manifest.signature_note)
+        resolve_call(known, DEFAULT, manifest.signature_note)
     except UnknownSignatureError as error:
-        if name is None and known:
-            message = f"{error} Choose one with --signature."
-            raise UnknownSignatureError(message, DEFAULT, known) from error
-        raise
-    return name or DEFAULT
+        if not known:
+            raise
+        message = f"{error} Choose one with --signature."
+        raise UnknownSignatureError(message, DEFAULT, known) from error
+    return DEFAULT
 
 
 def _call(
@@ -142,6 +145,10 @@ def _type(array: np.ndarray, spec: TensorSpec) -> str:
 
 RUN = Command(
     name="run",
+    usage=(
+        "DIR [--signature NAME] [--inputs NAME=VALUE ...]\n"
+        "                    [--json | --out DIR [--overwrite]]"
+    ),
     summary="call a signature with arrays from files or from the command line",
     description="""\
 Call one signature and print what it returns, or write it to files.

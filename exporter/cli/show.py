@@ -34,6 +34,7 @@ def _execute(arguments: argparse.Namespace) -> None:
 
 SHOW = Command(
     name="show",
+    usage="DIR [--variables] [--json]",
     summary="print the signatures, functions, variables and versions of an artifact",
     description="""\
 Print what an artifact holds: its signatures with the names, types and bounds of

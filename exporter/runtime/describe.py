@@ -66,7 +66,8 @@ def _about(summary: Summary) -> list[str]:
     rows = [
         ("platforms", ", ".join(summary["platforms"]) or "none"),
         ("needs", ", ".join(needs)),
-        ("written by", ", ".join([f"{writer} in format {summary['format_version']}", *others])),
+        ("written by", f"{writer} in format {summary['format_version']}"),
+        ("", f"with {', '.join(others)}"),
         ("programs", f"{_count(programs['count'], 'file')}, {_bytes(programs['bytes'])}"),
         ("", f"content id {summary['content']['programs']}"),
         ("variables", _totals(summary["variables"])),

@@ -82,8 +82,8 @@ class LoadedConcrete:
         if program is None:
             raise self._untraced(ranks, values)
         plain = [to_words(value) for value in values]
-        if any(0 in value.shape for value in plain):
-            empty = self._without_elements(program, plain)
+        if self._open or any(0 in value.shape for value in plain):
+            empty = self._without_elements(program, values)
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
@@ -114,20 +114,32 @@ class LoadedConcrete:
         return _restored(results[len(writes) :], program.outputs)
 
     def _without_elements(
-        self, program: LoadedProgram, values: Sequence[jax.Array]
+        self, program: LoadedProgram, values: Sequence[object]
     ) -> list[jax.Array] | None:
         """The outputs for an axis of size 0, which no program was traced with, or an error."""
-        pairs = zip(program.inputs, (value.shape for value in values), strict=True)
-        sizes, _ = solve([(s, shape[: len(s.shape or ())]) for s, shape in pairs])
+        shapes = [tuple(value.shape) for value in values]  # type: ignore[attr-defined]  # arrays
+        sizes, found = solve(zip(program.inputs, shapes, strict=True))
+        names = list(self.signature.inputs)
+        problems = [
+            f"{name}: {problem}, got {spec.dtype.name}[{', '.join(map(str, shape))}]"
+            for name, spec, shape, problem in zip(names, program.inputs, shapes, found, strict=True)
+            if problem
+        ]
         zeros = [name for name, size in sizes.items() if size == 0]
-        if not zeros:
+        if not zeros and not problems:
             return None
-        empty = program.empty_outputs(sizes)
+        empty = None if problems else program.empty_outputs(sizes)
         if empty is None:
-            shown = [name for name in zeros if not name.startswith("_")] or ["an axis"]
+            problems = problems or [
+                f"{name}: an axis has size 0, and there is a result for sizes of at least 1 only"
+                for name, spec in zip(names, program.inputs, strict=True)
+                if not set(spec.names).isdisjoint(zeros)
+            ]
+            lines = "".join(f"\n  {problem}" for problem in problems)
             raise BindError(
-                f"{shown[0]} has size 0, and {self.signature.name!r} has a result for sizes of at "
-                f"least 1 only.\nThe signature is {self.signature}."
+                f"arguments do not fit {self.signature.name!r}:{lines}\n"
+                f"The signature is {self.signature}.",
+                problems,
             )
         return empty
 

@@ -82,6 +82,7 @@ def _opaque_parts(structure: Structure) -> Iterator[Static]:
 
 
 def spec_of(array: object) -> TensorSpec:
+    """The spec of a traced array, its symbolic sizes as text."""
     shape = tuple(axis if isinstance(axis, int) else str(axis) for axis in array.shape)  # type: ignore[attr-defined]
     return TensorSpec(shape, as_dtype(array.dtype))  # type: ignore[attr-defined]  # an array
 
