@@ -10,9 +10,10 @@ import numpy as np
 from exporter.artifact import manifest as records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.stored import StoredConcrete, StoredFunction
+from exporter.errors import LoweringError
 from exporter.staging.functions import Function
 from exporter.staging.inputs import is_array_like
-from exporter.staging.lowering import LoweredProgram, lower
+from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from exporter.staging.tracking import TrackedGraph, dotted
 from signatures.arguments import REQUIRED, Parameter
@@ -46,7 +47,7 @@ class Draft:
     """The functions of an artifact, gathered before anything is written."""
 
     graph: TrackedGraph
-    platforms: tuple[str, ...]
+    platforms: tuple[str, ...] | None
     options: SaveOptions
     functions: list[records.FunctionRecord] = field(default_factory=list)
     sources: list[ConcreteFunction | StoredConcrete] = field(default_factory=list)
@@ -86,9 +87,11 @@ class Draft:
 
     def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
-            return [
-                trace(function.subject, inputs, self.graph) for inputs in function.recorded_inputs()
-            ]
+            with restored(self.graph):
+                return [
+                    trace(function.subject, inputs, self.graph)
+                    for inputs in function.recorded_inputs()
+                ]
         if isinstance(function, ConcreteFunction):
             return [function]
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
@@ -141,7 +144,7 @@ class Draft:
             program = lower(
                 variant,
                 source.name,
-                self.platforms,
+                self.platforms or ALL_PLATFORMS,
                 numbers=numbers,
                 target=self.options.stablehlo_version,
                 keep_locations=self.options.debug_info,
@@ -151,12 +154,22 @@ class Draft:
 
     def _adopt(self, source: StoredConcrete) -> None:
         for program in source.programs:
+            self._check_platforms(program.record.platforms, source.record.name)
             record = records.replace(
                 program.record,
                 variables=[self._number_of(box, source) for box in program.variables],
                 updates=[self._number_of(box, source) for box in program.updates],
             )
             self._add_program(record, program.bytecode, source.record.name)
+
+    def _check_platforms(self, stored: Sequence[str], name: str) -> None:
+        """A program that was loaded keeps its platforms: it cannot be lowered anew."""
+        missing = [p for p in self.platforms or () if p not in stored]
+        if missing:
+            raise LoweringError(
+                f"{name} was loaded and has a program for {', '.join(stored)}, which cannot be "
+                f"made one for {', '.join(missing)}. Leave out platforms=, or save the original."
+            )
 
     def _number_of(self, box: object, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)

@@ -46,7 +46,7 @@ def save(
     signatures: Signatures | None = None,
     *,
     input_signature: InputSignature | None = None,
-    platforms: Sequence[str] = ALL_PLATFORMS,
+    platforms: Sequence[str] | None = None,
     overwrite: bool = False,
     options: SaveOptions = DEFAULT_OPTIONS,
 ) -> None:
@@ -62,7 +62,8 @@ def save(
         input signature, or is a concrete function or a loaded signature. `None` looks for the
         one decorated method of `obj` that can be the default; `{}` writes none.
       input_signature: the inputs of `obj.__call__`, for an object without decorated methods.
-      platforms: where the programs run: of `cpu`, `cuda`, `rocm` and `tpu`.
+      platforms: where the programs run: of `cpu`, `cuda`, `rocm` and `tpu`, by default all. A
+        loaded function keeps those it has.
       overwrite: whether an artifact that is at `path` is replaced.
       options: see `SaveOptions`.
 
@@ -76,9 +77,9 @@ def save(
     """
     target = check_target(path, overwrite=overwrite)
     _refuse_trace()
-    chosen_platforms = normalised_platforms(platforms)
+    chosen = None if platforms is None else normalised_platforms(platforms)
     graph = _tracked(obj, input_signature)
-    draft = Draft(graph, chosen_platforms, options)
+    draft = Draft(graph, chosen, options)
     for tracked in graph.functions:
         draft.add_function(tracked.function, dotted(tracked.path))
     for node in graph.nodes:
@@ -166,6 +167,12 @@ def _problem(function: object, draft: Draft) -> str | None:
     return source.record.signature_problem
 
 
+_ADVICE = (
+    " Decorate it with @exporter.function(input_signature=[...]), or pass what its "
+    "get_concrete_function(...) returns."
+)
+
+
 def _nothing(function: object, draft: Draft) -> str | None:
     """Why a function that may be a signature is not one by default, or `None`."""
     source = draft.sources[draft.add_sources(function)[0]]
@@ -189,13 +196,8 @@ def _requested(name: str, function: object, draft: Draft) -> int:
     problem = _problem(function, draft)
     if problem is not None:
         raise ResolveError(
-            f"{getattr(function, 'name', function)} cannot be the signature {name!r}: {problem}"
-            + (
-                " Decorate it with @exporter.function(input_signature=[...]), or pass what its "
-                "get_concrete_function(...) returns."
-                if "input_signature" in problem
-                else ""
-            )
+            f"{getattr(function, '__name__', function)} cannot be the signature {name!r}: {problem}"
+            f"{_ADVICE if problem.startswith(('it has no input', 'it was saved')) else ''}"
         )
     return draft.add_sources(function)[0]
 
@@ -252,11 +254,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
 def _common_platforms(draft: Draft) -> tuple[str, ...]:
     """The platforms on which every program runs."""
     found = [set(program.platforms) for program in draft.programs]
-    return tuple(
-        p
-        for p in ALL_PLATFORMS
-        if all(p in one for one in found) and (found or p in draft.platforms)
-    )
+    return tuple(p for p in ALL_PLATFORMS if all(p in one for one in found))
 
 
 def _refuse_equal_keys(entries: Sequence[records.VariableRecord]) -> None:

@@ -4,9 +4,11 @@ JAX arrays never change. A `Variable` is the box around one that can be given an
 that a function can count, and the change can be followed into the program and back.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +16,23 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.errors import StateError, UntrackedVariableError
+from signatures.binding import convert
+from signatures.errors import BindError
+from signatures.spec import TensorSpec
 
 # The variables that the function being traced may use, by identity. Outside of a trace it is
 # None and every variable may be used.
 _in_reach: ContextVar[frozenset[int] | None] = ContextVar("in_reach", default=None)
 
 
+# To JAX, a variable given to one of its functions is the array it holds: a tree of one leaf.
+@jax.tree_util.register_pytree_node_class
 class Variable(NDArrayOperatorsMixin):
     """A mutable array: read and assign `.value`, inside decorated functions and outside.
 
-    It can be used wherever an array can: in arithmetic, in functions of `jax.numpy` and NumPy, in
-    `numpy.asarray`. Operators give JAX arrays, never another variable.
+    It can be used wherever an array can: in arithmetic, in functions of `jax.numpy` and NumPy,
+    with the methods of arrays. Operators give JAX arrays, never another variable; `+=` and its
+    like assign the value.
 
     Attributes:
       trainable: whether an optimiser should change it.
@@ -83,7 +91,7 @@ class Variable(NDArrayOperatorsMixin):
     def value(self, new: object) -> None:
         self._check_reach()
         old = self._value
-        array = jnp.asarray(new, dtype=None if hasattr(new, "dtype") else old.dtype)
+        array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
         if array.shape != old.shape or array.dtype != old.dtype:
             raise StateError(
                 f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
@@ -96,6 +104,14 @@ class Variable(NDArrayOperatorsMixin):
                 "@exporter.function, or return the value and assign it outside."
             )
         self._value = self._own(array)
+
+    def _converted(self, new: object) -> object:
+        """A Python value as an array like the one that is held, if nothing is lost."""
+        try:
+            return convert(new, TensorSpec.of(self._value))
+        except BindError as error:
+            found = str(error).partition(", got ")[2]
+            raise StateError(f"{self._title()} cannot be assigned {found}.") from error
 
     def _own(self, array: jax.Array) -> jax.Array:
         """The array, or a copy if programs take the buffer for themselves."""
@@ -154,10 +170,29 @@ class Variable(NDArrayOperatorsMixin):
     ) -> object:
         """What NumPy's operators and functions do with a variable: as `jax.numpy`, on its value."""
         function = getattr(jnp, ufunc.__name__, None)
-        if method != "__call__" or function is None or "out" in kwargs:
+        target = kwargs.pop("out", None)
+        if method != "__call__" or function is None or target not in (None, (self,)):
             return NotImplemented
         values = [one.value if isinstance(one, Variable) else one for one in inputs]
-        return function(*values, **kwargs)
+        result = function(*values, **kwargs)
+        if target is None:
+            return result
+        self.value = result
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.value, name)
+
+    def tree_flatten(self) -> tuple[tuple[jax.Array], None]:
+        """The value, for JAX."""
+        return (self.value,), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[Any]) -> Any:
+        """What JAX makes of the value is an array and not a variable."""
+        return children[0]
 
     # Comparing is by element, as for arrays, but a variable is itself: it can be a dict's key.
     __hash__ = object.__hash__
@@ -179,6 +214,18 @@ class Variable(NDArrayOperatorsMixin):
 
     def __bool__(self) -> bool:
         return bool(self.value)
+
+    def __complex__(self) -> complex:
+        return complex(self.value)
+
+    def __index__(self) -> int:
+        return operator.index(self.value)
+
+    def __round__(self, ndigits: int = 0) -> jax.Array:
+        return jnp.round(self.value, ndigits)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
 
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""

@@ -6,12 +6,15 @@ that does not is looked at closely, to say everything that is wrong with it at o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 
-from signatures.errors import BindError, SpecError
+from signatures.errors import BindError
 from signatures.expression import Expression, parse
+from signatures.mismatches import bound_problem, expected, misfit, mismatches
 from signatures.signature import Signature
-from signatures.spec import Dim, TensorSpec
-from signatures.values import Misfit, as_array, described, is_array
+from signatures.sizes import Sizes, fits, solved
+from signatures.spec import TensorSpec
+from signatures.values import as_array, is_array
 
 # Stands for a value that is not there, whose absence was reported already.
 ABSENT = object()
@@ -68,17 +71,13 @@ def check_values(signature: Signature, values: Sequence[object]) -> tuple[Bound,
       values: one for each input. Those that are `ABSENT` have no line.
     """
     specs = signature.inputs.values()
-    arrays = tuple(_arrived(value, spec) for value, spec in zip(values, specs, strict=True))
-    sizes = _sizes_if_fitting(signature, arrays)
-    if sizes is not None:
-        return Bound(arrays, sizes), []
-    given = {
-        name: array
-        for name, array in zip(signature.inputs, arrays, strict=True)
-        if array is not ABSENT
-    }
-    known, problems = _examined(signature, given)
-    return Bound(arrays, known), [problems[name] for name in given if name in problems]
+    arrays = tuple([_arrived(value, spec) for value, spec in zip(values, specs, strict=True)])
+    known = _sizes_if_fitting(signature, arrays)
+    if known is not None:
+        return Bound(arrays, known), []
+    named = zip(signature.inputs, arrays, strict=True)
+    sizes, lines = mismatches(signature, {n: a for n, a in named if a is not ABSENT})
+    return Bound(arrays, sizes.known), list(lines.values())
 
 
 def convert(value: object, spec: TensorSpec) -> object:
@@ -88,33 +87,86 @@ def convert(value: object, spec: TensorSpec) -> object:
       BindError: if something would be lost. The message says what was expected and found.
     """
     found = _arrived(value, spec)
-    problem = _misfit(found, spec)
+    problem = misfit(found, spec)
     if problem:
-        raise BindError(f"expected {spec}{problem}")
+        raise BindError(f"{expected(spec, Sizes({}, {}))}, {problem}")
     return found
 
 
 def solve(
     shapes: Iterable[tuple[TensorSpec, Sequence[int]]],
-) -> tuple[dict[str, int], list[bool]]:
-    """The sizes of the named dimensions, and for each array whether its shape fits them.
+) -> tuple[dict[str, int], list[str | None]]:
+    """The sizes of the named dimensions, and for each array why its shape does not fit.
 
     >>> solve([(TensorSpec(("2*n",)), (6,)), (TensorSpec(("n", 3)), (3, 4))])
-    ({'n': 3}, [True, False])
+    ({'n': 3}, [None, 'expected float32[n, 3] with n=3'])
 
     Args:
       shapes: specs with the shapes of the arrays given for them, of the same number of axes.
     """
     pairs = [(spec, tuple(zip(spec.expressions, shape, strict=True))) for spec, shape in shapes]
-    axes = [(axis, size, "") for _, axes in pairs for axis, size in axes if _is_named(axis)]
-    sizes, _ = _solved(axes)  # type: ignore[arg-type]  # only expressions are left
-    return sizes, [all(_fits(axis, size, sizes) for axis, size in axes) for _, axes in pairs]
+    sizes = solved(
+        [
+            (axis, size, "")
+            for _, axes in pairs
+            for axis, size in axes
+            if isinstance(axis, Expression)
+        ]
+    )
+    return dict(sizes.known), [
+        None if all(fits(axis, size, sizes.known) for axis, size in axes) else expected(spec, sizes)
+        for spec, axes in pairs
+    ]
+
+
+def _by_name(
+    signature: Signature, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Mapping[str, object]:
+    """The values of a call with positional ones, of which there may be one."""
+    names = list(signature.inputs)
+    count = f"{len(args)} positional {'value' if len(args) == 1 else 'values'}"
+    if not names:
+        raise BindError(
+            f"signature {signature.name!r} has no inputs, got {count}.\n"
+            f"The signature is {signature}."
+        )
+    if len(args) > 1 or len(names) > 1:
+        raise BindError(
+            f"signature {signature.name!r} takes its inputs by keyword, got {count}. Name each "
+            f"one, as in {_keywords(names)}.\nThe signature is {signature}."
+        )
+    if names[0] in kwargs:
+        twice = f"{names[0]}: given twice, by position and by keyword"
+        raise _refused(signature, [twice, *_misnamed(signature, kwargs)])
+    return {names[0]: args[0], **kwargs}
+
+
+def _named_problems(signature: Signature, given: Mapping[str, object]) -> list[str]:
+    """A line for each input that is missing or does not fit, then for each name that is none."""
+    inputs = signature.inputs
+    found = {name: _arrived(given[name], spec) for name, spec in inputs.items() if name in given}
+    sizes, lines = mismatches(signature, found)
+    for name, spec in inputs.items():
+        if name not in given:
+            lines[name] = f"{name}: missing, {expected(spec, sizes)}"
+    return [*(lines[name] for name in inputs if name in lines), *_misnamed(signature, given)]
+
+
+def _misnamed(signature: Signature, given: Iterable[str]) -> list[str]:
+    names = ", ".join(signature.inputs) or "none"
+    return [
+        f"{name}: not an input, the inputs are {names}"
+        for name in given
+        if name not in signature.inputs
+    ]
 
 
 def _arrived(value: object, spec: TensorSpec) -> object:
-    """An array of the spec's dtype, or a `Misfit`."""
+    """The value as an array of the spec's dtype, or a `Misfit`."""
     # Nearly every value is an array with this very dtype: NumPy and JAX have one object for each.
-    if (is_array(value) and value.dtype is spec.dtype) or value is ABSENT:  # type: ignore[attr-defined]
+    if is_array(value) and value.dtype is spec.dtype:  # type: ignore[attr-defined]  # an array
+        return value
+    if value is ABSENT:
         return value
     return as_array(value, spec.dtype, spec.max_rank if spec.shape is None else len(spec.shape))
 
@@ -123,147 +175,38 @@ def _sizes_if_fitting(signature: Signature, arrays: Sequence[object]) -> dict[st
     """The sizes of the named dimensions, or `None` if anything at all does not fit."""
     found: dict[str, int] = {}  # by the text of an axis
     for spec, array in zip(signature.inputs.values(), arrays, strict=True):
-        if isinstance(array, Misfit) or array is ABSENT:
+        if array is ABSENT or misfit(array, spec):
             return None
-        shape: tuple[int, ...] = array.shape  # type: ignore[attr-defined]  # an array
         if spec.shape is None:
-            if len(shape) > spec.max_rank:
-                return None
-        elif len(shape) != len(spec.shape):
-            return None
-        else:
-            for axis, size in zip(spec.shape, shape, strict=True):
-                if axis is None:
-                    continue
-                if (found.setdefault(axis, size) if isinstance(axis, str) else axis) != size:
+            continue
+        for axis, size in zip(spec.shape, array.shape, strict=True):  # type: ignore[attr-defined]
+            if isinstance(axis, str):
+                if found.setdefault(axis, size) != size:
                     return None
-    sizes = _evaluated(found) if signature.has_arithmetic else found
-    if sizes is None or any(_broken(dim, sizes[dim.name]) for dim in signature.bounded_dims):
+            elif axis is not None and axis != size:
+                return None
+    known = _evaluated(found) if signature.has_arithmetic else found
+    if known is None or any(bound_problem(d, known[d.name]) for d in signature.bounded_dims):
         return None
-    return sizes
+    return known
 
 
 def _evaluated(found: Mapping[str, int]) -> dict[str, int] | None:
-    """The sizes of the names in axes that are expressions, or `None` if they do not agree."""
+    """The sizes of the names in axes with arithmetic, or `None` if the axes do not agree."""
     axes = [(parse(text), size, "") for text, size in found.items()]
-    sizes, _ = _solved(axes)
-    return sizes if all(_fits(axis, size, sizes) for axis, size, _ in axes) else None
+    known = solved(axes).known
+    return dict(known) if all(fits(axis, size, known) for axis, size, _ in axes) else None
 
 
-def _solved(
-    axes: Sequence[tuple[Expression, int, str]],
-) -> tuple[dict[str, int], dict[str, str]]:
-    """The size of each name that the axes give, and where it was found.
-
-    Args:
-      axes: expressions with the size each has, and in which input. The first to give a name its
-        size decides, those that are the name itself before those that have to be solved.
-    """
-    sizes: dict[str, int] = {}
-    origins: dict[str, str] = {}
-    for axis, size, where in axes:
-        if axis.is_name and axis.text not in sizes:
-            sizes[axis.text], origins[axis.text] = size, where
-    waiting = [one for one in axes if not one[0].is_name]
-    progress = True
-    while progress:
-        progress = False
-        for axis, size, where in waiting:
-            unknown = [name for name in axis.names if name not in sizes]
-            found = _solution(axis, unknown[0], size, sizes) if len(unknown) == 1 else None
-            if found is not None:
-                sizes[unknown[0]], origins[unknown[0]] = found, where
-                progress = True
-    return sizes, origins
+def _keywords(names: Sequence[str]) -> str:
+    if all(name.isidentifier() and not iskeyword(name) for name in names):
+        return f"({', '.join(f'{name}=...' for name in names)})"
+    return f"(**{{{', '.join(f'{name!r}: ...' for name in names)}}})"
 
 
-def _solution(axis: Expression, name: str, size: int, sizes: Mapping[str, int]) -> int | None:
-    try:
-        return axis.solve(name, size, sizes)
-    except SpecError:  # it divides by zero, which is reported when it is compared
-        return None
-
-
-def _is_named(axis: int | Expression | None) -> bool:
-    return isinstance(axis, Expression)
-
-
-def _fits(axis: int | Expression | None, size: int, sizes: Mapping[str, int]) -> bool:
-    if not isinstance(axis, Expression):
-        return axis is None or axis == size
-    try:
-        return all(name in sizes for name in axis.names) and axis.evaluate(sizes) == size
-    except SpecError:  # it divides by zero
-        return False
-
-
-def _broken(dim: Dim, size: object) -> str | None:
-    """Which bounds a size breaks. A symbolic size, inside a trace of JAX, is left for JAX."""
-    return dim.problem(size) if isinstance(size, int) else None
-
-
-def _named_problems(signature: Signature, given: Mapping[str, object]) -> list[str]:
-    """A line for each input that is missing or does not fit, then for each name that is none."""
-    inputs = signature.inputs
-    found = {n: _arrived(value, inputs[n]) for n, value in given.items() if n in inputs}
-    sizes, problems = _examined(signature, found)
-    missing = {
-        name: f"{name}: missing, expected {spec}{_with(spec, sizes)}"
-        for name, spec in inputs.items()
-        if name not in given
-    }
-    problems |= missing
-    return [
-        *(problems[name] for name in inputs if name in problems),
-        *(
-            f"{name}: not an input, the inputs are {', '.join(inputs) or 'none'}"
-            for name in given
-            if name not in inputs
-        ),
-    ]
-
-
-def _examined(
-    signature: Signature, found: Mapping[str, object]
-) -> tuple[dict[str, int], dict[str, str]]:
-    """The sizes that the arrays of a call tell, and a line for each input that does not fit."""
-    specs = {name: signature.inputs[name] for name in found}
-    misfits = {name: _misfit(array, specs[name]) for name, array in found.items()}
-    shapes: dict[str, tuple[int, ...]] = {
-        name: array.shape  # type: ignore[attr-defined]  # an array, as it is no misfit
-        for name, array in found.items()
-        if misfits[name] is None and specs[name].shape is not None
-    }
-    # An array with a wrong size elsewhere may still tell a size, but the others are heard first.
-    heard = sorted(shapes, key=lambda name: not _fits_fixed(specs[name], shapes[name]))
-    sizes, origins = _solved(
-        [
-            (axis, size, name)
-            for name in heard
-            for axis, size in zip(specs[name].expressions, shapes[name], strict=True)
-            if isinstance(axis, Expression)
-        ]
+def _refused(signature: Signature, problems: Sequence[str]) -> BindError:
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return BindError(
+        f"arguments do not fit signature {signature.name!r}:{lines}\nThe signature is {signature}.",
+        problems,
     )
-    problems = {}
-    for name, array in found.items():
-        others = {dim: where for dim, where in origins.items() if where != name}
-        wrong = misfits[name]
-        if wrong is not None:
-            problems[name] = f"{name}: expected {specs[name]}{_with(specs[name], sizes)}{wrong}"
-        elif name in shapes:
-            text = _size_problem(specs[name], shapes[name], sizes, others)
-            text = text or _bound_problem(specs[name], sizes, signature.dims)
-            if text:
-                problems[name] = f"{name}: expected {specs[name]}{text.format(described(array))}"
-    return sizes, problems
-
-
-def _misfit(found: object, spec: TensorSpec) -> str | None:
-    """How an array differs from its spec in dtype or number of axes, after the spec in a line."""
-    if isinstance(found, Misfit):
-        return f", {found.text}"
-    axes = len(found.shape)  # type: ignore[attr-defined]  # an array
-    if spec.shape is None:
-        limit = f" with at most {spec.max_rank} axes, got {described(found)}"
-        return limit if axes > spec.max_rank else None
-    return f", got {described(found)}" if axes != len(spec.shape) else None

@@ -84,7 +84,7 @@ class Expression:
         if slope == 0 or (size - rest) % slope:
             return None
         found = (size - rest) // slope
-        return None if is_negative(found) else found
+        return None if _is_negative(found) else found
 
     def __str__(self) -> str:
         return self.text
@@ -140,7 +140,7 @@ def parse(text: str) -> Expression:
         ) from error
 
 
-def is_negative(size: object) -> bool:
+def _is_negative(size: object) -> bool:
     """Whether a size is below 0. Of a symbolic size, inside a trace of JAX, that is not known."""
     return isinstance(size, int) and size < 0
 

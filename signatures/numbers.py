@@ -61,7 +61,7 @@ def converted(numbers: Sequence[Any], dtype: np.dtype[np.generic]) -> np.ndarray
     >>> converted([1, 2.5, np.float64("nan")], np.dtype("float16"))
     array([1. , 2.5, nan], dtype=float16)
     >>> converted([1, 300], np.dtype("int8"))
-    Loss(index=1, reason=', which is not within -128 to 127 as int8 is')
+    Loss(index=1, reason=', which int8 cannot hold: it takes -128 to 127')
     """
     target = kind_of(dtype)
     kinds: dict[type, int | None] = {kind: kind_of_type(kind) for kind in set(map(type, numbers))}
@@ -83,7 +83,7 @@ def _as_integers(numbers: Sequence[int], dtype: np.dtype[np.generic]) -> np.ndar
     least, most = _range(dtype)
     if numbers and not (least <= min(numbers) and max(numbers) <= most):
         index = next(index for index, one in enumerate(numbers) if not least <= one <= most)
-        return Loss(index, f", which is not within {least} to {most} as {dtype.name} is")
+        return Loss(index, f", which {dtype.name} cannot hold: it takes {least} to {most}")
     return np.array(numbers, np.uint64 if least == 0 else np.int64).astype(dtype)
 
 

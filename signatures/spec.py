@@ -9,7 +9,7 @@ from functools import cached_property
 
 from signatures.dtypes import DType, KeyType, as_dtype, dtype_name
 from signatures.errors import SpecError
-from signatures.expression import MAX_NUMBER, Expression, is_negative, parse
+from signatures.expression import MAX_NUMBER, Expression, parse
 
 # An axis in a spec: a size, an expression over named dimensions, or free.
 Axis = int | str | None
@@ -235,18 +235,15 @@ class TensorSpec:
         >>> TensorSpec(("n", "2*n + 1")).evaluate({"n": 3})
         (3, 7)
 
+        An axis that no array can have for these sizes may come out negative.
+
         Raises:
-          SpecError: if an axis would divide by zero or have a negative size.
+          SpecError: if an axis would divide by zero.
         """
-        shape = tuple(
+        return tuple(
             axis.evaluate(sizes) if isinstance(axis, Expression) else axis or 0
             for axis in self.expressions
         )
-        for axis, size in zip(self.expressions, shape, strict=True):
-            if isinstance(axis, Expression) and is_negative(size):
-                shown = ", ".join(f"{name}={sizes[name]}" for name in axis.names)
-                raise SpecError(f"the axis {axis} of {self} would have size {size} for {shown}.")
-        return shape
 
     def _with(
         self, *, shape: tuple[Axis, ...] | None, name: str | None, dims: tuple[Dim, ...]

@@ -196,14 +196,14 @@ def _raggedness(items: _Items) -> Misfit:
     """That the items are not all sequences of one length, naming two that differ."""
 
     def sized(item: object) -> str:
-        if _is_sequence(type(item)):
-            return f"a {type(item).__name__} of {len(item)}"  # type: ignore[arg-type]  # a sequence
-        return shown(item)
+        return f"a {type(item).__name__} of {size}" if (size := length(item)) >= 0 else shown(item)
 
-    first = sized(items.flat[0])
-    sizes = [len(one) if _is_sequence(type(one)) else -1 for one in items.flat]  # type: ignore[arg-type]
-    index = next(index for index, size in enumerate(sizes) if size != sizes[0])
-    return items.ragged(index, first, sized(items.flat[index]))
+    def length(item: object) -> int:
+        kind: type = type(item)
+        return len(item) if _is_sequence(kind) else -1  # type: ignore[arg-type]  # a sequence
+
+    index = next(i for i, one in enumerate(items.flat) if length(one) != length(items.flat[0]))
+    return items.ragged(index, sized(items.flat[0]), sized(items.flat[index]))
 
 
 def _from_arrays(items: _Items, dtype: DType) -> object:

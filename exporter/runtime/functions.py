@@ -183,7 +183,7 @@ class LoadedSignature:
         """A spec for each output."""
         return dict(self.signature.outputs)
 
-    def __call__(self, *args: object, **kwargs: object) -> dict[str, Any]:
+    def __call__(self, /, *args: object, **kwargs: object) -> dict[str, Any]:
         """The named outputs for named inputs; a single input may be given by position.
 
         Raises:
@@ -248,7 +248,7 @@ class LoadedFunction:
             raise self._never_saved()
         return self.concrete[0]
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
+    def __call__(self, /, *args: object, **kwargs: object) -> Any:
         """Call it with the arguments of the original.
 
         Raises:
@@ -265,7 +265,7 @@ class LoadedFunction:
             concrete, bound = self._choose(values)
         return unflatten(concrete.result, concrete.run(bound.values))
 
-    def get_concrete_function(self, *args: object, **kwargs: object) -> "LoadedFunction":
+    def get_concrete_function(self, /, *args: object, **kwargs: object) -> "LoadedFunction":
         """This function for one of the types of arguments it was saved for.
 
         Args:

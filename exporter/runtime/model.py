@@ -17,7 +17,7 @@ class LoadedObject:
         """An object without attributes yet."""
         self.__dict__["__class_name__"] = class_name
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
+    def __call__(self, /, *args: object, **kwargs: object) -> Any:
         """Call the object's own `__call__`, if it was decorated."""
         call = self.__dict__.get("__call__")
         if call is None:

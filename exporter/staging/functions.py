@@ -24,6 +24,7 @@ from exporter.staging.inputs import (
     parameters_of,
 )
 from exporter.staging.slots import is_array
+from exporter.staging.state import restored
 from exporter.staging.tracing import LOCK, ConcreteFunction, Subject, Variant, run, trace
 from exporter.staging.tracking import TrackedGraph, track
 from signatures.arguments import bind_arguments, bind_call, match, named_by_path, refused
@@ -165,7 +166,7 @@ class Function:
             list(self._memory.types.values()) if self.input_signature is None else [self.inputs()]
         )
 
-    def get_concrete_function(self, *args: object, **kwargs: object) -> ConcreteFunction:
+    def get_concrete_function(self, /, *args: object, **kwargs: object) -> ConcreteFunction:
         """The trace for some types, given as specs, arrays or Python values.
 
         With an input signature no types need to be given; those that are must fit it.
@@ -181,7 +182,9 @@ class Function:
             if args or kwargs:
                 self._check_narrower(inputs, args, kwargs)
         with LOCK:
-            concrete = trace(self.subject, inputs, track(surroundings(self)))
+            graph = track(surroundings(self))
+            with restored(graph):
+                concrete = trace(self.subject, inputs, graph)
         self._memory.types.setdefault(inputs.key, inputs)
         return concrete
 
@@ -200,7 +203,7 @@ class Function:
                 problems,
             )
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
+    def __call__(self, /, *args: object, **kwargs: object) -> object:
         """Call the function: traced and compiled, or inside another trace as plain Python.
 
         Raises:

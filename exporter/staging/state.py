@@ -116,12 +116,38 @@ def exchanged(graph: TrackedGraph, values: Sequence[object]) -> Iterator[None]:
             _refuse_strays(path, holder, old, known)
 
 
+@contextmanager
+def restored(graph: TrackedGraph) -> Iterator[None]:
+    """After the block, objects, lists and dicts hold what they held before, flags and all."""
+    before = [(holder, _items(holder)) for _, holder in graph.holders]
+    try:
+        yield
+    finally:
+        for holder, old in before:
+            if isinstance(holder, list):
+                holder[:] = old.values()
+            elif not isinstance(holder, tuple):
+                _restore(holder if isinstance(holder, dict) else _fields(holder), old)
+
+
+def _restore(fields: dict[Any, object], old: dict[Any, object]) -> None:
+    for key in [key for key in fields if key not in old]:
+        del fields[key]
+    for key, value in old.items():
+        if key not in fields or fields[key] is not value:
+            fields[key] = value
+
+
 def _items(holder: object) -> dict[object, object]:
     if isinstance(holder, list | tuple):
         return dict(enumerate(holder))
     if isinstance(holder, dict):
         return dict(holder)
-    return dict(getattr(holder, "__dict__", {}))
+    return dict(_fields(holder))
+
+
+def _fields(holder: object) -> dict[Any, object]:
+    return getattr(holder, "__dict__", {})
 
 
 def _refuse_strays(

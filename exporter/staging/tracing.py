@@ -127,7 +127,7 @@ class ConcreteFunction:
         """What the function returns, each array as its spec."""
         return unflatten(self.result, list(self.signature.outputs.values()))
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
+    def __call__(self, /, *args: object, **kwargs: object) -> object:
         """Run the trace on the object it was made from, by position or by input name.
 
         Raises:

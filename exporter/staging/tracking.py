@@ -9,9 +9,10 @@ lengths and keys stay as they are.
 
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -104,7 +105,6 @@ class TrackedGraph:
     """What a root object reaches.
 
     Attributes:
-      nodes: every thing, the root first.
       variables: every array, each place once.
       functions: every decorated function, each once.
       holders: every object, list and dict that was walked, with its path.
@@ -112,12 +112,16 @@ class TrackedGraph:
         same shape and the same Python numbers, flags and texts in it.
     """
 
-    nodes: tuple[Node, ...]
     variables: tuple[TrackedVariable, ...]
     functions: tuple[TrackedFunction, ...]
     holders: tuple[tuple[Path, object], ...]
     layout: tuple[Node, ...]
     frameworks: tuple[Framework, ...]
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every thing that leads to a variable or function, the root first."""
+        return _pruned(self.layout)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -139,11 +143,11 @@ class TrackedGraph:
     def with_root_function(self, name: str, function: object) -> "TrackedGraph":
         """The same graph with one more function at the root."""
         child = Node("function", index=len(self.functions))
-        root = self.nodes[0]
-        keys, children = (*root.keys, name), (*root.children, len(self.nodes))
+        root = self.layout[0]
+        keys, children = (*root.keys, name), (*root.children, len(self.layout))
         return replace(
             self,
-            nodes=(replace(root, keys=keys, children=children), *self.nodes[1:], child),
+            layout=(replace(root, keys=keys, children=children), *self.layout[1:], child),
             functions=(*self.functions, TrackedFunction((name,), function)),
         )
 
@@ -190,6 +194,7 @@ class _Walk:
         self.functions: list[TrackedFunction] = []
         self.holders: list[tuple[Path, object]] = []
         self.frameworks = frameworks()
+        self.classes: dict[type, list[str]] = {}
 
     def graph(self, root: object) -> TrackedGraph:
         closed = isinstance(root, list | dict | tuple) or is_function(root) or self.box(root)
@@ -200,9 +205,7 @@ class _Walk:
                 "them to the attributes of one."
             )
         self.visit(root, (), None)
-        nodes = _pruned(self.nodes)
         return TrackedGraph(
-            nodes,
             tuple(self.variables),
             tuple(self.functions),
             tuple(self.holders),
@@ -224,6 +227,8 @@ class _Walk:
 
     def visit(self, value: object, path: Path, slot: Slot | None) -> int:
         """The position of the node for a value found at `path`, in `slot` if it can be swapped."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return self.add(Node("value", value=value))
         box = self.box(value)
         if box is not None:
             return self.visit_box(value, box, path)
@@ -259,10 +264,16 @@ class _Walk:
                 self.visit(item, (*path, key), ItemSlot(value, key)) for key, item in value.items()
             ]
             return Node("dict", keys=tuple(value), children=tuple(children))
+        kind = next((f.kind(value) for f in self.frameworks if f.is_node(value)), "object")
         names, children = [], []
         for name, item in self.attributes(value):
             names.append(name)
-            children.append(self.visit(item, (*path, name), AttributeSlot(value, name)))
+            key = int(name) if kind == "list" else name
+            children.append(self.visit(item, (*path, key), AttributeSlot(value, name)))
+        if kind == "list":
+            return Node("list", children=tuple(children))
+        if kind == "dict":
+            return Node("dict", keys=tuple(names), children=tuple(children))
         class_name = getattr(value, "__dict__", {}).get("__class_name__", type(value).__name__)
         carried = getattr(value, CARRIED, None)
         signatures = None if carried is None else tuple(carried[0].items())
@@ -279,9 +290,16 @@ class _Walk:
             if name == "__call__" or not name.startswith("__")  # the books of loaded models
         }
         yield from own.items()
-        for name, attribute in _class_attributes(type(value)).items():
-            if name not in own and is_function(_unwrapped(attribute)):
+        for name in self.decorated(type(value)):
+            if name not in own:
                 yield name, getattr(value, name)
+
+    def decorated(self, cls: type) -> list[str]:
+        """The names of the decorated functions of a class."""
+        if cls not in self.classes:
+            attributes = _class_attributes(cls).items()
+            self.classes[cls] = [name for name, one in attributes if is_function(_unwrapped(one))]
+        return self.classes[cls]
 
     def visit_tuple(
         self, value: tuple[object, ...], path: Path, slot: Slot | None, position: list[int]
@@ -379,7 +397,7 @@ def _unwrapped(attribute: object) -> object:
     return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
 
 
-def _pruned(nodes: list[Node]) -> tuple[Node, ...]:
+def _pruned(nodes: Sequence[Node]) -> tuple[Node, ...]:
     """The nodes that lead to a variable or function, renumbered. Containers keep all items."""
     parents: dict[int, list[int]] = {}
     for index, node in enumerate(nodes):
@@ -409,7 +427,7 @@ def _pruned(nodes: list[Node]) -> tuple[Node, ...]:
     return tuple(_renumbered(nodes[index], kept) for index in order)
 
 
-def _is_container(nodes: list[Node], index: int) -> bool:
+def _is_container(nodes: Sequence[Node], index: int) -> bool:
     """Whether a list, tuple or dict holds nothing but plain values, all the way down."""
     waiting, seen = [index], set()
     while waiting:

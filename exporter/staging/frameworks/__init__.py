@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Literal, Protocol
 
 from exporter.staging.slots import Slot
 
@@ -40,6 +40,9 @@ class Framework(Protocol):
 
     def attributes(self, value: object) -> Iterable[tuple[str, object]]:
         """The attributes of a node that may hold state, in the framework's order."""
+
+    def kind(self, value: object) -> Literal["object", "list", "dict"]:
+        """What a node comes back as. The attributes of a list are its items in order."""
 
     def opened(self, value: object) -> AbstractContextManager[None]:
         """Within the block the node may be changed, even under a trace."""

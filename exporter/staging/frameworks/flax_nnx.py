@@ -10,6 +10,7 @@ new objects instead, which would leave functions that close over a module withou
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from flax import nnx
 from flax.nnx import tracers
@@ -56,12 +57,16 @@ class FlaxNnx:
         return BoxParts(NnxSlot(value), trainable, type(value).__name__)
 
     def attributes(self, value: object) -> Iterable[tuple[str, object]]:
-        attributes = [
-            (name, item) for name, item in vars(value).items() if not name.startswith(_PRIVATE)
-        ]
         if isinstance(value, nnx.List):
             return [(str(index), item) for index, item in enumerate(value)]
-        return sorted(attributes)
+        attributes = vars(value).items()
+        kept = [(name, item) for name, item in attributes if not name.startswith(_PRIVATE)]
+        return sorted(kept, key=lambda pair: pair[0])
+
+    def kind(self, value: object) -> Literal["object", "list", "dict"]:
+        if isinstance(value, nnx.List):
+            return "list"
+        return "dict" if isinstance(value, nnx.Dict) else "object"
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:

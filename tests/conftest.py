@@ -1,0 +1,66 @@
+"""Fixtures that many tests share: a model saved and loaded here, or in a process without its code."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import exporter
+from exporter import LoadedModel
+
+ROOT = Path(__file__).parents[1]
+
+# What a model's own code and its framework are, a process that loads it must not need.
+WITHOUT_ITS_CODE = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("flax", "conftest") or name.startswith("test_"):
+            raise ImportError(f"{name} is not for this process")
+
+sys.meta_path.insert(0, Refused())
+"""
+
+
+@pytest.fixture(scope="session")
+def reload(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedModel]:
+    """Save an object to a folder of its own, for the CPU unless told otherwise, and load it."""
+
+    def reload(obj: object, *signatures: object, **options: object) -> LoadedModel:
+        folder = tmp_path_factory.mktemp("artifact") / "model"
+        exporter.save(obj, folder, *signatures, **{"platforms": ("cpu",)} | options)
+        return exporter.load(folder)
+
+    return reload
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Run a program in a process that can import neither flax nor a test; give what it prints.
+
+    It costs some four seconds, most of them the import of JAX.
+    """
+
+    def elsewhere(program: str, *arguments: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_ITS_CODE + program, *map(str, arguments)],
+            cwd=tmp_path_factory.mktemp("elsewhere"),
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONWARNINGS": "error",
+                "JAX_PLATFORMS": "cpu",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return elsewhere
