@@ -14,6 +14,7 @@ from exporter.errors import LoweringError
 from exporter.staging.functions import Function
 from exporter.staging.inputs import is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
+from exporter.staging.state import restored
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from exporter.staging.tracking import TrackedGraph, dotted
 from signatures.arguments import REQUIRED, Parameter

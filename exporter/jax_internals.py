@@ -16,11 +16,11 @@
 
 import dataclasses
 import functools
-import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 from jax._src import source_info_util
 from jax._src.export import _export
@@ -49,8 +50,6 @@ _INSTALLED = (
     str(Path(__file__).parent),
     "<frozen",
 )
-
-_CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(?:\"([^\"]+)\"|([\w$.]+))")
 
 
 def newest_stablehlo() -> str:
@@ -120,18 +119,66 @@ def _text(operation: ir.Operation, attribute: str) -> str:
     return str(ir.StringAttr(operation.attributes[attribute]).value)
 
 
-def custom_calls(bytecode: bytes) -> tuple[str, ...]:
-    """The native functions that a program calls by name, sorted.
+@dataclass(frozen=True)
+class ProgramFacts:
+    """What a program says of itself.
+
+    Attributes:
+      custom_calls: the native functions that it calls by name, sorted.
+      takes: the types of what its main function takes, as `tensor_type` writes them.
+      gives: the types of what its main function returns.
+    """
+
+    custom_calls: tuple[str, ...]
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+# The dialects of a portable program. The operations of any other could do anything.
+_DIALECTS = frozenset({"builtin", "func", "stablehlo", "sdy"})
+
+
+def program_facts(bytecode: bytes) -> ProgramFacts:
+    """What a program calls, takes and gives, found by walking all of its operations.
 
     Raises:
-      ValueError: if the bytes are not a program that this JAX can read.
+      ValueError: if the bytes are not a portable program that this JAX can read.
     """
+    calls: set[str] = set()
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name.partition(".")[0] not in _DIALECTS:
+            raise ValueError(f"it has the operation {operation.name!r}, which is not StableHLO.")
+        if operation.name == "stablehlo.custom_call":
+            calls.add(_text(operation, "call_target_name"))
+        return ir.WalkResult.ADVANCE
+
     with mlir.make_ir_context():
         try:
-            text = mlir.module_to_string(_jax.mlir.deserialize_portable_artifact(bytecode))
+            module = _jax.mlir.deserialize_portable_artifact(bytecode)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             raise ValueError(str(error).splitlines()[0]) from error
-    return tuple(sorted({quoted or bare for quoted, bare in _CUSTOM_CALL.findall(text)}))
+        module.operation.walk(visit)
+        mains = [
+            one for one in module.body.operations if _text(one.operation, "sym_name") == "main"
+        ]
+        if len(mains) != 1:
+            raise ValueError(f"it has {len(mains)} main functions.")
+        kind = ir.FunctionType(ir.TypeAttr(mains[0].attributes["function_type"]).value)
+        return ProgramFacts(
+            tuple(sorted(calls)), tuple(map(str, kind.inputs)), tuple(map(str, kind.results))
+        )
+
+
+def tensor_type(spec: TensorSpec) -> str:
+    """The type of an array of a program as MLIR writes it: `tensor<?x3xf32>`."""
+    dtype, axes = spec.dtype, tuple(spec.shape or ())
+    if isinstance(dtype, KeyType):
+        dtype, axes = np.dtype(np.uint32), (*axes, dtype.words)
+    with mlir.make_ir_context() as context, ir.Location.unknown(context):
+        free = ir.ShapedType.get_dynamic_size()
+        sizes = [axis if isinstance(axis, int) else free for axis in axes]
+        return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
 
 
 def user_line(equation: jax.extend.core.JaxprEqn) -> str:

@@ -11,7 +11,7 @@ from exporter.artifact import manifest as records
 from exporter.artifact.layout import inside
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.variables import read_variables
-from exporter.errors import ArtifactNotFoundError
+from exporter.errors import ArtifactError, ArtifactNotFoundError
 from exporter.runtime.compat import check_program, check_runtime
 from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
 from exporter.runtime.model import LoadedModel, Signatures
@@ -49,7 +49,7 @@ def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedMod
     if verify:
         verify_files(folder, manifest.files)
     check_runtime(manifest, folder)
-    bytecode = [_read_program(folder, record) for record in manifest.programs]
+    bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
     sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
     values = read_variables(folder, manifest.variables, sharding)
     variables = [
@@ -64,13 +64,16 @@ def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedMod
     return _assemble(manifest, bytecode, variables)
 
 
-def _read_program(folder: Path, record: records.ProgramRecord) -> bytes:
+def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
     file = inside(folder, record.file)
-    try:
-        bytecode = file.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactNotFoundError(f"{file} is missing.") from error
-    check_program(bytecode, file)
+    size = next(one.size for one in manifest.files if one.path == record.file)
+    if not file.is_file():
+        raise ArtifactNotFoundError(f"{file} is missing, or is not a file.")
+    with file.open("rb") as stream:
+        bytecode = stream.read(size + 1)
+    if len(bytecode) != size:
+        raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
+    check_program(bytecode, file, record, manifest.variables)
     return bytecode
 
 

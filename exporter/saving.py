@@ -188,7 +188,7 @@ def _requested(name: str, function: object, draft: Draft) -> int:
             "method or function decorated with @exporter.function(input_signature=[...]), what "
             "its get_concrete_function(...) returns, or a loaded signature."
         )
-    if isinstance(function, Function) and function.is_unbound_method:
+    if isinstance(function, Function) and function.lacks_self:
         raise ResolveError(
             f"signatures= has the method {function.name} for {name!r}, taken from its class and "
             f"not from an object. Pass model.{function.name}."

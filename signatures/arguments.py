@@ -3,27 +3,40 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from signatures.binding import ABSENT, Bound, check_values
 from signatures.errors import BindError
 from signatures.signature import Signature
+from signatures.spec import TensorSpec
 from signatures.tree import (
     Constant,
     Keyed,
     Leaf,
+    Scalar,
     Sequential,
     Static,
     Structure,
     children,
     describe,
     leaf_paths,
+    plain,
     same,
     unflatten,
 )
 
 REQUIRED = inspect.Parameter.empty
 
-_KINDS = {str(kind.name).lower(): kind for kind in inspect._ParameterKind}
+_KINDS = {
+    kind.name.lower(): kind
+    for kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +104,13 @@ def call_arguments(
     args: list[object] = []
     kwargs: dict[str, object] = {}
     for parameter in parameters:
-        value = unflatten(arguments[parameter.name], leaves)
+        value: Any = unflatten(arguments[parameter.name], leaves)
         if parameter.kind == "keyword_only":
             kwargs[parameter.name] = value
         elif parameter.kind == "var_positional":
-            args += value  # type: ignore[arg-type]  # a tuple
+            args += value
         elif parameter.kind == "var_keyword":
-            kwargs |= value  # type: ignore[operator]  # a dict
+            kwargs |= value
         else:
             args.append(value)
     return tuple(args), kwargs
@@ -128,8 +141,11 @@ def named_by_path(signature: Signature, arguments: Mapping[str, Structure]) -> S
         for name, structure in arguments.items()
         for path, index in leaf_paths(structure, name)
     ]
-    ordered = sorted(paths, key=lambda pair: pair[1])
-    return Signature(signature.name, {path: specs[index] for path, index in ordered}, {})
+    inputs: dict[str, TensorSpec] = {}
+    for path, index in sorted(paths, key=lambda pair: pair[1]):
+        clashes = sum(other == path for other, _ in paths) > 1  # {1: x} and {"1": x}, say
+        inputs[f"{path} ({index})" if clashes else path] = specs[index]
+    return Signature(signature.name, inputs, {})
 
 
 def bind_call(
@@ -176,15 +192,20 @@ def _match(
     else:
         for key, item in children(structure):
             part = getattr(value, str(key)) if _is_record(structure) else value[key]  # type: ignore[index]
-            _match(item, part, f"{path}/{key}", leaves, problems)
+            name = key if isinstance(key, str) else repr(key)
+            _match(item, part, f"{path}/{name}", leaves, problems)
 
 
 def _is_static(structure: Static, value: object) -> bool:
-    if structure.opaque:
-        return repr(value) == structure.value
-    if hasattr(value, "dtype"):
-        return False
-    return bool(same(value, structure.value))
+    if not structure.opaque:
+        if not isinstance(value, Scalar) or hasattr(value, "dtype"):
+            return False
+        return same(plain(value), structure.value)
+    if value is structure.original:
+        return True
+    # What prints like it is taken for it, but arrays are cut and rounded when they are printed.
+    is_telling = isinstance(value, Opaque) or "rray(" not in str(structure.value)
+    return is_telling and repr(value) == structure.value
 
 
 def _is_record(structure: Structure) -> bool:

@@ -113,8 +113,8 @@ def unflatten(structure: Structure, leaves: Sequence[object]) -> object:
     match structure:
         case Leaf(index):
             return leaves[index]
-        case Static(value, opaque, original):
-            return original if opaque else value
+        case Static(value, _, original):
+            return value if original is None else original
         case Constant(array, original):
             return array if original is None else original
         case Sequential(kind, items, fields, make):
@@ -132,8 +132,9 @@ def leaf_paths(structure: Structure, prefix: str = "") -> Iterator[tuple[str, in
         case Leaf(index):
             yield prefix, index
         case Sequential() | Keyed():
-            for name, item in children(structure):
-                yield from leaf_paths(item, f"{prefix}/{name}" if prefix else str(name))
+            for key, item in children(structure):
+                name = key if isinstance(key, str) else repr(key)
+                yield from leaf_paths(item, f"{prefix}/{name}" if prefix else name)
 
 
 def children(structure: Sequential | Keyed) -> Iterator[tuple[Scalar, Structure]]:
@@ -189,6 +190,24 @@ def same(left: object, right: object) -> bool:
     return type(left) is type(right) and (left == right or (left != left and right != right))  # noqa: PLR0124  # only not-a-number differs from itself
 
 
+def plain(value: Scalar) -> Scalar:
+    """The plain number or text of an instance of a subclass, such as a member of an IntEnum."""
+    match value:
+        case bool():
+            return value
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case complex():
+            return complex(value)
+        case str():
+            return str.__str__(value)  # the text itself, where str() gives the name of a member
+        case bytes():
+            return bytes(value)
+    return value
+
+
 def _flatten(value: object, is_leaf: Callable[[object], bool], leaves: list[object]) -> Structure:
     if is_leaf(value):
         leaves.append(value)
@@ -203,15 +222,9 @@ def _flatten(value: object, is_leaf: Callable[[object], bool], leaves: list[obje
             return Sequential(type(value).__name__, items, fields, type(value))
         return Sequential("list" if isinstance(value, list) else "tuple", items)
     if isinstance(value, Scalar):
-        return Static(_base(value))
+        kept = plain(value)
+        return Static(kept, original=None if kept is value else value)
     return Static(repr(value), opaque=True, original=value)
-
-
-def _base(value: Scalar) -> Scalar:
-    """The plain number or text of an instance of a subclass, such as a member of an IntEnum."""
-    kinds = (bool, int, float, complex, str, bytes)
-    plain = next((kind for kind in kinds if isinstance(value, kind)), None)
-    return value if plain is None or type(value) is plain else plain(value)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=1024)

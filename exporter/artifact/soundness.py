@@ -15,6 +15,7 @@ from exporter.artifact.manifest import (
     AS_BYTES,
     ArrayPart,
     ConcreteRecord,
+    ConstantPart,
     DictPart,
     DimRecord,
     FunctionRecord,
@@ -297,6 +298,9 @@ def _check_part(where: str, part: Part, found: list[int], depth: int) -> None:
         case StaticPart(value=value):
             _check_scalar(where, value)
             return
+        case ConstantPart(array=array):
+            array_of(array)
+            return
         case SequencePart(type=kind, items=items, fields=fields):
             if fields:
                 _check_record(where, kind, fields, len(items))
@@ -340,6 +344,8 @@ def _check_nodes(manifest: Manifest) -> None:
     for position, node in reversed(list(enumerate(nodes))):
         where = f"nodes[{position}]"
         _check_indices(where, node.children, len(nodes))
+        named = list((node.signatures or {}).values())
+        _check_indices(f"{where}.signatures", named, len(manifest.concrete_functions))
         _check_node(where, node, manifest)
         if node.kind in _TUPLES:
             # A tuple is made after its items. So circles must go through something else, and the

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ExporterError, OSError) as error:
-        print(f"{parser.prog}: error: {printable(_one_line(error))}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable(one_line(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -99,14 +99,14 @@ def _flush() -> None:
             raise
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """A message of several lines as one: its list of problems is joined by semicolons."""
     if isinstance(error, OSError) and not isinstance(error, ExporterError):
         reason = error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason
     text = ""
     was_listed = False
-    for line in str(error).splitlines():
+    for line in filter(str.strip, str(error).splitlines()):
         is_listed = line.startswith(" ")
         if text.endswith((":", ".")):
             text += " "

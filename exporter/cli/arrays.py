@@ -102,11 +102,12 @@ def write_file(file: Path, array: np.ndarray, *, overwrite: bool) -> np.dtype[np
 
 def storable(array: np.ndarray) -> np.ndarray:
     """The array itself, or one of a type that `.npy` has a name for, with the same values."""
-    if array.dtype.kind != "V":
+    if not _is_small(array.dtype):
         return array
-    if "int" not in array.dtype.name:
+    if "int" in array.dtype.name:
+        return array.astype(np.uint8 if array.dtype.name.startswith("u") else np.int8)
+    with np.errstate(invalid="ignore"):  # some NaNs are signals
         return array.astype(np.float32)
-    return array.astype(np.uint8 if array.dtype.name.startswith("u") else np.int8)
 
 
 def _value(name: str, text: str, spec: TensorSpec | None) -> object:
@@ -130,9 +131,17 @@ def _typed(value: object, dtype: DType) -> object:
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind != "V" or value.dtype.names:
         return value
-    if not isinstance(dtype, np.dtype) or dtype.kind != "V":
+    if not isinstance(dtype, np.dtype) or not _is_small(dtype):
         return value
     return value.view(dtype) if dtype.itemsize == value.dtype.itemsize else value
+
+
+def _is_small(dtype: np.dtype[np.generic]) -> bool:
+    """Whether the type is one of `ml_dtypes`, which `.npy` has no names for.
+
+    Their kind does not tell: float8_e5m2 says that it is one of NumPy's own floats.
+    """
+    return dtype.isbuiltin == 2
 
 
 def _load(path: Path, key: str | None) -> np.ndarray:

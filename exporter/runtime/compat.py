@@ -1,11 +1,20 @@
 """Whether this machine can run an artifact, and if not, why."""
 
+from collections.abc import Sequence
+
 import jax
+import jax.export
 import numpy as np
 
-from exporter.artifact.manifest import Manifest
-from exporter.errors import IncompatibleRuntimeError, UnsafeProgramError
-from exporter.jax_internals import STABLE_CUSTOM_CALLS, custom_calls, newest_stablehlo
+from exporter.artifact.manifest import (
+    Manifest,
+    PlainTensorRecord,
+    ProgramRecord,
+    VariableRecord,
+)
+from exporter.errors import ArtifactError, IncompatibleRuntimeError, UnsafeProgramError
+from exporter.jax_internals import STABLE_CUSTOM_CALLS, newest_stablehlo, program_facts, tensor_type
+from signatures.spec import TensorSpec
 
 
 def check_runtime(manifest: Manifest, folder: object) -> None:
@@ -21,6 +30,16 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
             f"reads up to {ours}. It was written with JAX {manifest.producer.jax}: install that or "
             "a newer one, or save with SaveOptions(stablehlo_version=...)."
         )
+    oldest = jax.export.minimum_supported_calling_convention_version
+    newest = jax.export.maximum_supported_calling_convention_version
+    for program in manifest.programs:
+        convention = program.calling_convention_version
+        if not oldest <= convention <= newest:
+            raise IncompatibleRuntimeError(
+                f"{folder} calls its programs by convention {convention}, and JAX "
+                f"{jax.__version__} knows {oldest} to {newest}. It was written with JAX "
+                f"{manifest.producer.jax}: install that one."
+            )
     if manifest.x64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise IncompatibleRuntimeError(
             f"{folder} has 64-bit arrays, which JAX would narrow to 32 bits here. Call "
@@ -34,22 +53,40 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
         )
 
 
-def check_program(bytecode: bytes, file: object) -> None:
-    """Refuse a program that calls native code nobody has vouched for.
+def check_program(
+    bytecode: bytes, file: object, record: ProgramRecord, variables: Sequence[VariableRecord]
+) -> None:
+    """Refuse a program that calls unknown native code, or is another one than the manifest says.
 
     Raises:
       UnsafeProgramError: naming the file and what it calls.
+      ArtifactError: naming the file and how it differs.
     """
     try:
-        calls = custom_calls(bytecode)
+        facts = program_facts(bytecode)
     except ValueError as error:
         raise UnsafeProgramError(f"{file} is not a program that can be read: {error}") from error
-    unknown = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
+    unknown = [call for call in facts.custom_calls if call not in STABLE_CUSTOM_CALLS]
     if unknown:
         raise UnsafeProgramError(
             f"{file} calls native code that is not on the list of stable custom calls: "
-            f"{', '.join(unknown)}. It is not loaded."
+            f"{', '.join(map(repr, unknown))}. It is not loaded."
         )
+    arguments = [*(variables[n] for n in record.variables), *record.inputs]
+    kept = [_type_of(arguments[position]) for position in record.kept_inputs]
+    # A program for several platforms is told first which one it runs on.
+    takes = (*(("tensor<i32>",) if len(record.platforms) > 1 else ()), *kept)
+    gives = tuple(map(_type_of, (*(variables[n] for n in record.updates), *record.outputs)))
+    for does, found, said in (("takes", facts.takes, takes), ("gives", facts.gives, gives)):
+        if found != said:
+            raise ArtifactError(
+                f"{file} does not fit the manifest: its main function {does} "
+                f"({', '.join(found)}), and the manifest says ({', '.join(said)})."
+            )
+
+
+def _type_of(record: VariableRecord | PlainTensorRecord) -> str:
+    return tensor_type(TensorSpec(record.shape, record.dtype))
 
 
 def platforms_here() -> tuple[str, ...]:

@@ -132,6 +132,17 @@ class Function:
         return self.owner is None and in_class and self._binding is not staticmethod
 
     @property
+    def lacks_self(self) -> bool:
+        """Whether its input signature leaves a parameter over for the object it is not bound to."""
+        if not self.is_unbound_method or self.input_signature is None:
+            return self.is_unbound_method
+        try:
+            self.inputs()
+        except BindError:
+            return True
+        return False
+
+    @property
     def call(self) -> Callable[..., object]:
         """The Python function, bound to its owner."""
         if self.owner is None:

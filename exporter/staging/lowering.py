@@ -11,10 +11,10 @@ from jax import export
 from exporter.errors import LoweringError
 from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,
-    custom_calls,
     module_text,
     newest_stablehlo,
     portable_bytecode,
+    program_facts,
     user_line,
 )
 from exporter.staging.tracing import Variant
@@ -46,7 +46,8 @@ class LoweredProgram:
       custom_calls: the native functions that it calls by name.
       calling_convention_version: JAX's number for how its main function is called.
       kept_inputs: the positions, among variables and inputs, that its main function takes.
-      uses_global_constants: whether its main function takes the platform first.
+      uses_global_constants: whether inner functions take the platform or named sizes, as JAX's
+        calling convention has it.
     """
 
     bytecode: bytes
@@ -165,7 +166,7 @@ def _portable(
 
 
 def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
-    calls = custom_calls(bytecode)
+    calls = program_facts(bytecode).custom_calls
     unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
     if unstable:
         raise LoweringError(
