@@ -172,9 +172,9 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
 
 def tensor_type(spec: TensorSpec) -> str:
     """The type of an array of a program as MLIR writes it: `tensor<?x3xf32>`."""
-    dtype, axes = spec.dtype, tuple(spec.shape or ())
-    if isinstance(dtype, KeyType):
-        dtype, axes = np.dtype(np.uint32), (*axes, dtype.words)
+    key = spec.dtype if isinstance(spec.dtype, KeyType) else None
+    dtype = np.dtype(np.uint32) if isinstance(spec.dtype, KeyType) else spec.dtype
+    axes = (*(spec.shape or ()), *((key.words,) if key else ()))
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
         free = ir.ShapedType.get_dynamic_size()
         sizes = [axis if isinstance(axis, int) else free for axis in axes]

@@ -1,6 +1,7 @@
 """The Python arguments of a function: its parameters, and where its arrays stand in them."""
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from signatures.tree import (
     same,
     unflatten,
 )
+from signatures.values import described, shown
 
 REQUIRED = inspect.Parameter.empty
 
@@ -142,9 +144,10 @@ def named_by_path(signature: Signature, arguments: Mapping[str, Structure]) -> S
         for path, index in leaf_paths(structure, name)
     ]
     inputs: dict[str, TensorSpec] = {}
+    counts = Counter(path for path, _ in paths)
     for path, index in sorted(paths, key=lambda pair: pair[1]):
-        clashes = sum(other == path for other, _ in paths) > 1  # {1: x} and {"1": x}, say
-        inputs[f"{path} ({index})" if clashes else path] = specs[index]
+        # {1: x} and {"1": x} are two places with one path.
+        inputs[path if counts[path] == 1 else f"{path} ({index})"] = specs[index]
     return Signature(signature.name, inputs, {})
 
 
@@ -227,8 +230,8 @@ def _same_container(structure: Sequential | Keyed, value: object) -> bool:
 
 def _short(value: object) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array {value.dtype}[{', '.join(map(str, value.shape))}]"
-    return f"{_cut(repr(value))} ({type(value).__name__})"
+        return f"an array {described(value)}"
+    return shown(value)
 
 
 def _cut(text: str) -> str:

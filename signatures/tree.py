@@ -108,6 +108,18 @@ def flatten(value: object, is_leaf: Callable[[object], bool]) -> tuple[Structure
     return _flatten(value, is_leaf, leaves), leaves
 
 
+def parts(value: object) -> Iterator[object]:
+    """Everything in nested dicts, lists and tuples that is none of these itself."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from parts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from parts(item)
+    else:
+        yield value
+
+
 def unflatten(structure: Structure, leaves: Sequence[object]) -> object:
     """The value with `leaves` where the arrays were."""
     match structure:

@@ -12,13 +12,13 @@ import math
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import blake3
 import ml_dtypes  # noqa: F401  # NumPy learns the names of the small floats and integers
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from exporter.artifact.layout import MANIFEST, FileRecord
 from exporter.errors import ArtifactError, ArtifactNotFoundError, FormatVersionError
@@ -53,6 +53,12 @@ AS_BYTES = frozenset(
     ("uint4", "uint2", "uint1", "int1", "float6_e2m3fn", "float6_e3m2fn", "float8_e4m3")
 )
 
+# A position in a list, a number of axes, a size.
+Number = Annotated[int, Meta(ge=0)]
+Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Version = Annotated[str, Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")]
+
 # As much of a value from a file as is worth showing in a message.
 _MAX_SHOWN = 400
 
@@ -75,14 +81,14 @@ class ArrayRecord(Record, frozen=True):
     """A small array inside the manifest: little-endian bytes in C order, as base64."""
 
     dtype: str
-    shape: list[int]
+    shape: list[Size]
     data: str
 
 
 class ArrayPart(Record, frozen=True, tag_field="kind", tag="array"):
     """Where an array stands in a structure."""
 
-    index: int
+    index: Number
 
 
 class StaticPart(Record, frozen=True, tag_field="kind", tag="static"):
@@ -129,8 +135,8 @@ class TensorRecord(Record, frozen=True):
 
     name: str
     dtype: str
-    shape: list[int | str | None] | None
-    max_rank: int = 4
+    shape: list[Size | str | None] | None
+    max_rank: Number = 4
     dims: list[DimRecord] = []
     default: ArrayRecord | None = None
 
@@ -139,7 +145,7 @@ class PlainTensorRecord(Record, frozen=True):
     """One array of a program: every axis a size or an expression of the program's dimensions."""
 
     dtype: str
-    shape: list[int | str]
+    shape: list[Size | str]
 
 
 class ParameterRecord(Record, frozen=True):
@@ -156,7 +162,7 @@ class ParameterRecord(Record, frozen=True):
 class UntracedRecord(Record, frozen=True):
     """Numbers of axes for which there is no program, and why."""
 
-    ranks: list[int]
+    ranks: list[Number]
     reason: str
 
 
@@ -168,7 +174,7 @@ class ConcreteRecord(Record, frozen=True):
     outputs: list[TensorRecord]
     arguments: dict[str, Part]
     result: Part
-    programs: list[int]
+    programs: list[Number]
     signature_problem: str | None = None
     untraced: list[UntracedRecord] = []
     notes: list[str] = []
@@ -179,7 +185,7 @@ class FunctionRecord(Record, frozen=True):
 
     name: str
     parameters: list[ParameterRecord]
-    concrete: list[int]
+    concrete: list[Number]
     doc: str | None = None
 
 
@@ -187,18 +193,18 @@ class ProgramRecord(Record, frozen=True):
     """One file of StableHLO and how it is called."""
 
     file: str
-    stablehlo_version: str
+    stablehlo_version: Version
     platforms: list[str]
     calling_convention_version: int
-    kept_inputs: list[int]
+    kept_inputs: list[Number]
     uses_global_constants: bool
     custom_calls: list[str]
-    variables: list[int]
-    updates: list[int]
+    variables: list[Number]
+    updates: list[Number]
     inputs: list[PlainTensorRecord]
     outputs: list[PlainTensorRecord]
     dims: list[DimRecord] = []
-    ranks: list[int] = []
+    ranks: list[Number] = []
 
 
 class VariableRecord(Record, frozen=True):
@@ -207,7 +213,7 @@ class VariableRecord(Record, frozen=True):
     path: list[ScalarRecord]
     key: list[str]
     dtype: str
-    shape: list[int]
+    shape: list[Size]
     trainable: bool
     collection: str
     storage: Literal["array", "bytes", "empty"]
@@ -221,10 +227,10 @@ class NodeRecord(Record, frozen=True):
     kind: Literal["object", "list", "tuple", "namedtuple", "dict", "variable", "function", "value"]
     name: str = ""
     keys: list[ScalarRecord] = []
-    children: list[int] = []
+    children: list[Number] = []
     index: int = -1
     value: ScalarRecord | None = None
-    signatures: dict[str, int] | None = None
+    signatures: dict[str, Number] | None = None
 
 
 class Producer(Record, frozen=True):
@@ -243,8 +249,8 @@ class Content(Record, frozen=True):
     `programs` covers signatures, functions, programs and the object tree, `variables` the values.
     """
 
-    programs: str
-    variables: str
+    programs: Digest
+    variables: Digest
 
 
 class Manifest(Record, frozen=True):
@@ -256,9 +262,9 @@ class Manifest(Record, frozen=True):
     producer: Producer
     content: Content
     platforms: list[str]
-    stablehlo_version: str
+    stablehlo_version: Version
     x64: bool
-    signatures: dict[str, int]
+    signatures: dict[str, Number]
     signature_note: str | None
     functions: list[FunctionRecord]
     concrete_functions: list[ConcreteRecord]
@@ -281,7 +287,7 @@ class Manifest(Record, frozen=True):
 class _Stored(Manifest, frozen=True):
     """A manifest as it is in its file."""
 
-    digest: str
+    digest: Digest
 
 
 class _Writer(Struct, frozen=True):
@@ -371,7 +377,7 @@ def decode(data: bytes, path: Path) -> Manifest:
         del fields["digest"]
         manifest = Manifest(**fields)
         check(manifest)
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {shown(error)}") from error
     return manifest
 
@@ -391,21 +397,6 @@ def shown(value: object) -> str:
     text = str(value)
     text = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the manifest file."""
-    _, components = msgspec.json.schema_components([Manifest], ref_template="#/$defs/{name}")
-    top = dict(components.pop("Manifest"))
-    digest = {"type": "string", "description": "BLAKE3 of the rest. See FORMAT.md."}
-    top["properties"] = {"digest": digest, **top["properties"]}
-    top["required"] = ["digest", *top["required"]]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"Manifest of a jax-exporter artifact, format {FORMAT_VERSION}",
-        **top,
-        "$defs": components,
-    }
 
 
 def replace(record: R, **changes: object) -> R:

@@ -72,11 +72,15 @@ def check_program(
             f"{file} calls native code that is not on the list of stable custom calls: "
             f"{', '.join(map(repr, unknown))}. It is not loaded."
         )
-    arguments = [*(variables[n] for n in record.variables), *record.inputs]
-    kept = [_type_of(arguments[position]) for position in record.kept_inputs]
+    arguments = [
+        *(_type_of(variables[number]) for number in record.variables),
+        *map(_type_of, record.inputs),
+    ]
+    kept = [arguments[position] for position in record.kept_inputs]
     # A program for several platforms is told first which one it runs on.
     takes = (*(("tensor<i32>",) if len(record.platforms) > 1 else ()), *kept)
-    gives = tuple(map(_type_of, (*(variables[n] for n in record.updates), *record.outputs)))
+    updates = (_type_of(variables[number]) for number in record.updates)
+    gives = (*updates, *map(_type_of, record.outputs))
     for does, found, said in (("takes", facts.takes, takes), ("gives", facts.gives, gives)):
         if found != said:
             raise ArtifactError(

@@ -30,7 +30,7 @@ from exporter.staging.tracking import TrackedGraph, track
 from signatures.arguments import bind_arguments, bind_call, match, named_by_path, refused
 from signatures.errors import BindError
 from signatures.signature import Signature
-from signatures.tree import Structure, unflatten
+from signatures.tree import Structure, parts, unflatten
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -336,5 +336,6 @@ def _layout(graph: TrackedGraph) -> tuple[object, ...]:
 
 def _is_tracing(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
     """Whether a trace is running: JAX then makes traced arrays even of constants."""
-    given = jax.tree.leaves((args, kwargs))
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*given, jnp.zeros(()) + 0))
+    given = (jax.tree.leaves(part) for part in parts((args, dict(kwargs))))
+    leaves = (leaf for some in given for leaf in some)
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, jnp.zeros(()) + 0))

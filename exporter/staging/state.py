@@ -14,6 +14,7 @@ from exporter.staging.slots import split, swapped
 from exporter.staging.tracking import Path, TrackedGraph, TrackedVariable, dotted
 from exporter.variable import Variable, get_raw, only
 from signatures.dtypes import DType, KeyType, as_dtype
+from signatures.tree import parts
 
 
 def dtype_of(variable: TrackedVariable) -> DType:
@@ -159,7 +160,8 @@ def _refuse_strays(
         if (kind, id(holder), key) in known or (key in old and value is old[key]):
             continue
         content = get_raw(value) if isinstance(value, Variable) else value
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(content)):
+        leaves = (leaf for part in parts(content) for leaf in jax.tree.leaves(part))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             _put_back(holder, key, old)
             if isinstance(old.get(key), Variable):
                 raise StateError(

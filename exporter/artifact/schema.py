@@ -1,0 +1,44 @@
+"""The published JSON Schema of the manifest, made from the classes that read it.
+
+    python -m exporter.artifact.schema > exporter/artifact/manifest.schema.json
+
+It says what fields there are and of what types. `soundness.py` has the rules that a schema cannot
+express: what refers to what, and what must agree.
+"""
+
+import inspect
+import json
+import sys
+from typing import Any
+
+import msgspec
+
+from exporter.artifact.manifest import FORMAT, FORMAT_VERSION, Digest, Manifest
+
+PUBLISHED = "manifest.schema.json"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest's file."""
+    types = (Manifest, Digest)
+    (_, digest), parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    for part in parts.values():
+        part["description"] = inspect.cleandoc(part["description"]).split("\n\n")[0]
+        part["additionalProperties"] = False
+    top = parts.pop("Manifest")
+    described = {**digest, "description": "The BLAKE3 digest of everything else in the manifest."}
+    top["title"] = f"The manifest of a {FORMAT} artifact, format {FORMAT_VERSION}"
+    top["properties"] = {"digest": described, **top["properties"]}
+    top["properties"]["format"] = {"const": FORMAT}
+    top["properties"]["format_version"] = {"const": FORMAT_VERSION}
+    top["required"] = ["digest", *top["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, "$defs": parts}
+
+
+def text() -> str:
+    """The content of the published file."""
+    return json.dumps(schema(), indent=1, sort_keys=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
