@@ -82,6 +82,7 @@ class Function:
         self._memories: dict[int, tuple[Callable[[], object], _Memory]] = {}
         self._memory = _Memory()
         functools.update_wrapper(self, python_function)
+        self.__signature__ = inspect.signature(self.call)
         if input_signature is not None:
             self._check_declaration()
 
@@ -108,6 +109,7 @@ class Function:
         bound = Function.__new__(Function)
         bound.__dict__.update(self.__dict__)
         bound.owner = instance
+        bound.__signature__ = inspect.signature(bound.call)
         bound.__dict__["_memory"] = self._memory_of(instance)
         return bound
 
@@ -152,7 +154,7 @@ class Function:
     @property
     def python_signature(self) -> inspect.Signature:
         """The parameters, without `self`."""
-        return inspect.signature(self.call)
+        return self.__signature__
 
     @property
     def subject(self) -> Subject:
