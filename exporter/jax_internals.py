@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ class ProgramFacts:
 
     Attributes:
       custom_calls: the native functions that it calls by name, sorted.
-      takes: the types of what its main function takes, as `tensor_type` writes them.
+      takes: the types of what its main function takes, as `tensor_types` writes them.
       gives: the types of what its main function returns.
     """
 
@@ -170,15 +170,19 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
         )
 
 
-def tensor_type(spec: TensorSpec) -> str:
-    """The type of an array of a program as MLIR writes it: `tensor<?x3xf32>`."""
+def tensor_types(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
+    """The types of arrays of a program as MLIR writes them: `tensor<?x3xf32>`."""
+    with mlir.make_ir_context() as context, ir.Location.unknown(context):
+        return tuple(map(_tensor_type, specs))
+
+
+def _tensor_type(spec: TensorSpec) -> str:
     key = spec.dtype if isinstance(spec.dtype, KeyType) else None
     dtype = np.dtype(np.uint32) if isinstance(spec.dtype, KeyType) else spec.dtype
     axes = (*(spec.shape or ()), *((key.words,) if key else ()))
-    with mlir.make_ir_context() as context, ir.Location.unknown(context):
-        free = ir.ShapedType.get_dynamic_size()
-        sizes = [axis if isinstance(axis, int) else free for axis in axes]
-        return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
+    free = ir.ShapedType.get_dynamic_size()
+    sizes = [axis if isinstance(axis, int) else free for axis in axes]
+    return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
 
 
 def user_line(equation: jax.extend.core.JaxprEqn) -> str:

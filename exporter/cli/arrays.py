@@ -165,7 +165,7 @@ def _load(path: Path, key: str | None) -> np.ndarray:
             message = f"{path} holds pickled Python objects, which are never loaded"
             raise BindError(message) from error
         lines = (getattr(error, "strerror", None) or str(error) or repr(error)).splitlines()
-        raise BindError(f"{path} cannot be read: {lines[0]}") from error
+        raise BindError(f"{path} cannot be read: {' '.join(lines[0].split())}") from error
 
 
 def _array_in(loaded: Any, path: Path, key: str | None) -> np.ndarray:

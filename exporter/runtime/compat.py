@@ -13,7 +13,12 @@ from exporter.artifact.manifest import (
     VariableRecord,
 )
 from exporter.errors import ArtifactError, IncompatibleRuntimeError, UnsafeProgramError
-from exporter.jax_internals import STABLE_CUSTOM_CALLS, newest_stablehlo, program_facts, tensor_type
+from exporter.jax_internals import (
+    STABLE_CUSTOM_CALLS,
+    newest_stablehlo,
+    program_facts,
+    tensor_types,
+)
 from signatures.spec import TensorSpec
 
 
@@ -72,15 +77,13 @@ def check_program(
             f"{file} calls native code that is not on the list of stable custom calls: "
             f"{', '.join(map(repr, unknown))}. It is not loaded."
         )
-    arguments = [
-        *(_type_of(variables[number]) for number in record.variables),
-        *map(_type_of, record.inputs),
-    ]
-    kept = [arguments[position] for position in record.kept_inputs]
+    state = [variables[number] for number in record.variables]
+    updates = [variables[number] for number in record.updates]
+    arguments = _types([*state, *record.inputs])
+    kept = (arguments[position] for position in record.kept_inputs)
     # A program for several platforms is told first which one it runs on.
     takes = (*(("tensor<i32>",) if len(record.platforms) > 1 else ()), *kept)
-    updates = (_type_of(variables[number]) for number in record.updates)
-    gives = (*updates, *map(_type_of, record.outputs))
+    gives = _types([*updates, *record.outputs])
     for does, found, said in (("takes", facts.takes, takes), ("gives", facts.gives, gives)):
         if found != said:
             raise ArtifactError(
@@ -89,8 +92,8 @@ def check_program(
             )
 
 
-def _type_of(record: VariableRecord | PlainTensorRecord) -> str:
-    return tensor_type(TensorSpec(record.shape, record.dtype))
+def _types(tensors: Sequence[VariableRecord | PlainTensorRecord]) -> tuple[str, ...]:
+    return tensor_types(TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors)
 
 
 def platforms_here() -> tuple[str, ...]:
