@@ -159,15 +159,18 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             raise ValueError(str(error).splitlines()[0]) from error
         module.operation.walk(visit)
-        mains = [
-            one for one in module.body.operations if _text(one.operation, "sym_name") == "main"
-        ]
+        functions = [one for one in module.operation.regions[0].blocks[0] if _is_function(one)]
+        mains = [one for one in functions if _text(one.operation, "sym_name") == "main"]
         if len(mains) != 1:
             raise ValueError(f"it has {len(mains)} main functions.")
         kind = ir.FunctionType(ir.TypeAttr(mains[0].attributes["function_type"]).value)
         return ProgramFacts(
             tuple(sorted(calls)), tuple(map(str, kind.inputs)), tuple(map(str, kind.results))
         )
+
+
+def _is_function(operation: ir.OpView) -> bool:
+    return str(operation.operation.name) == "func.func"
 
 
 def tensor_types(specs: Iterable[TensorSpec]) -> tuple[str, ...]:

@@ -8,13 +8,18 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from signatures.dtypes import DType, KeyType
 
 
 def is_key(value: object) -> bool:
     """Whether the value is an array of typed random keys."""
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    dtype = getattr(value, "dtype", None)
+    # NumPy's own dtypes are by far the most common, and this runs for every array of a call.
+    if dtype is None or isinstance(dtype, np.dtype):
+        return False
+    return isinstance(value, jax.Array) and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def to_words(value: object) -> jax.Array:

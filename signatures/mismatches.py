@@ -100,7 +100,8 @@ def _wrong_size(
     names = {one for axis, _ in computed for one in axis.names}
     elsewhere = {one for one in names if sizes.origins.get(one, name) != name}
     unsolved = "".join(
-        f"; no {' and '.join(unknown)} was found for which {axis} is {size}"
+        f"; no {' and '.join(unknown)} {'was' if len(unknown) == 1 else 'were'} found for which "
+        f"{axis} is {size}"
         for axis, size in computed
         if (unknown := [one for one in axis.names if one not in sizes.known])
     )

@@ -122,7 +122,7 @@ def _is_sequence(kind: type) -> bool:
 def _from_array(value: object, dtype: DType) -> object:
     if isinstance(value, np.ma.MaskedArray):
         return Misfit("got a masked array; fill it with .filled() first")
-    if not isinstance(value, np.ndarray) and not is_array(value):
+    if not is_array(value):  # of another library, or a subclass of NumPy's
         try:
             value = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:  # it lies on another device, say

@@ -185,6 +185,20 @@ def test_inputs_are_named_in_order_and_bound_strictly_by_name(case, reload):
         np.testing.assert_array_equal(result, expected)
 
 
+def test_a_function_that_becomes_a_method_after_it_was_decorated_is_bound_as_one(reload):
+    def plain(self, x):
+        return self.factor * x
+
+    class Model:
+        factor = 3
+
+    Model.f = declared([spec()], plain)
+    made = type("Made", (Model,), {"f": declared({"x": spec()}, plain)})
+    for model in (Model(), made()):
+        np.testing.assert_array_equal(model.f(X), 3 * X)
+        np.testing.assert_array_equal(reload(model).f(X), 3 * X)
+
+
 def test_the_argument_name_is_no_name_once_the_spec_has_another(reload):
     model = reload(SimpleNamespace(f=declared([spec("inp")], one)))
     with pytest.raises(TypeError) as refused:

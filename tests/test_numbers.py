@@ -13,6 +13,7 @@ from signatures.numbers import Loss, converted, kind_of, kind_of_type
 
 INTEGERS = ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "int4", "uint4", "int2"]
 FLOATS = ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+SMALL = ["int8", "uint8", "int4", "uint4", "int2", "float8_e4m3fn", "float8_e5m2"]
 ODD_FLOATS = ["float4_e2m1fn", "float6_e2m3fn", "float8_e8m0fnu", "float8_e4m3fnuz"]
 
 
@@ -160,16 +161,11 @@ def test_the_first_number_that_would_be_lost_is_named(numbers, name, loss):
     assert converted(numbers, dtype(name)) == loss
 
 
-@pytest.mark.parametrize("name", [*INTEGERS, *FLOATS, *ODD_FLOATS, "bool", "complex64"])
+@pytest.mark.parametrize("name", [*SMALL, *ODD_FLOATS])
 def test_every_value_of_a_small_dtype_converts_to_itself(name):
-    if dtype(name).itemsize > 1:
-        pytest.skip("too many values to try")
-    values = np.arange(256, dtype=np.uint8).view(dtype(name)) if name != "bool" else [True, False]
-    values = [value for value in map(dtype(name).type, values)]  # noqa: C416  # scalars, not an array
-    made = converted(values, dtype(name))
-    np.testing.assert_array_equal(
-        made.astype(np.float64), np.array(values, dtype(name)).astype(np.float64)
-    )
+    values = np.arange(256).astype(np.uint8).view(dtype(name))
+    made = converted([dtype(name).type(value) for value in values], dtype(name))
+    np.testing.assert_array_equal(made.astype(np.float64), values.astype(np.float64))
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ class Places:
         self.a = jnp.zeros(2)
         self.numpy = np.zeros(2, np.float32)
         self.items = [jnp.zeros(2), jnp.full(2, 10.0)]
-        self.by_key = {"k": jnp.zeros(2), 3: jnp.zeros(2)}
+        self.by_key = {"k": jnp.zeros(2), "l": {"m": jnp.zeros(2)}}
         self.fixed = (jnp.zeros(2), "kept", [jnp.zeros(2)])
         self.point = Point(jnp.zeros(2), jnp.zeros(2))
         self.child = SimpleNamespace(a=jnp.zeros(2), v=Variable(jnp.zeros(2)))
@@ -235,10 +235,15 @@ class Places:
         return self.items[0]
 
     @function(input_signature=[PAIR])
+    def whole_tree(self, x):
+        self.by_key = jax.tree.map(lambda one: one + x, self.by_key)
+        return self.by_key["k"]
+
+    @function(input_signature=[PAIR])
     def dict_items(self, x):
         self.by_key["k"] += x
-        self.by_key[3] += 2 * x
-        return self.by_key[3] - self.by_key["k"]
+        self.by_key["l"]["m"] += 2 * x
+        return self.by_key["l"]["m"] - self.by_key["k"]
 
     @function(input_signature=[PAIR])
     def tuple_items(self, x):
@@ -278,30 +283,18 @@ PLACES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    path = tmp_path_factory.mktemp("places") / "m"
-    exporter.save(Places(), path, {}, platforms=("cpu",))
-    return path
-
-
 @pytest.mark.parametrize("name", PLACES)
-def test_an_array_assigned_anywhere_is_written_back(places, name):
-    loaded, original = exporter.load(places), Places()
+def test_an_array_assigned_anywhere_is_written_back(name, reload):
+    others = {other: None for other in PLACES if other != name}
+    original = type("Places", (Places,), others)()
+    loaded = reload(original)
     for _ in range(3):
         np.testing.assert_array_equal(getattr(loaded, name)(X), getattr(original, name)(X))
-    for path, expected in (
-        ("attribute", "a"),
-        ("numpy_array", "numpy"),
-        ("child_s_attribute", "child"),
-    ):
-        if name == path and expected != "child":
-            np.testing.assert_array_equal(getattr(loaded, expected), 3 * X)
     found = jax.tree.leaves(loaded.variables)
     wanted = jax.tree.leaves(
         [
             original.a,
-            {str(key): value for key, value in original.by_key.items()},
+            original.by_key,
             [original.child.a, original.child.v.value],
             [original.fixed[0], original.fixed[2]],
             original.items,
@@ -331,11 +324,13 @@ class Shapes:
 def body(change):
     """A class with one function whose body is `change`."""
 
-    def f(self, x):
-        change(self, x)
-        return x
+    class Model(Shapes):
+        @function(input_signature=[TensorSpec((3,), "float32")])
+        def f(self, x):
+            change(self, x)
+            return x
 
-    return type("Model", (Shapes,), {"f": function(f, input_signature=[TensorSpec((3,), "float32")])})
+    return Model
 
 
 @pytest.mark.parametrize(
@@ -512,11 +507,15 @@ class TestOtherTraces:
         return Outer()
 
     def test_inside_a_decorated_function_and_a_new_model_state_is_followed(self, counter, reload):
+        def counts(model):
+            result = model.f(X)
+            return int(result["calls"]), int(result["n"])
+
         outer = self.outer(counter, attached=True)
-        assert [int(outer.f(X)[name]) for name in ("calls", "n")] == [1, 1]
+        assert counts(outer) == (1, 1)
         assert int(outer.f(X)["n"]) == int(counter.n) == 2
         loaded = reload(outer)
-        assert [int(loaded.f(X)[name]) for name in ("calls", "n")] == [3, 3]
+        assert counts(loaded) == (3, 3)
         np.testing.assert_array_equal(loaded.f(X)["y"], X)
         assert int(loaded.inner.inc()) == 5
         assert int(loaded.f(X)["n"]) == 6
@@ -560,7 +559,7 @@ class TestOtherTraces:
             assert int(model.n) == 3
 
     def test_a_wrong_gradient_is_never_given(self, counter):
-        with pytest.raises(exporter.ExporterError, match="gradient|vjp"):
+        with pytest.raises(exporter.ExporterError, match="derivative"):
             jax.grad(lambda x: counter.look(x)["y"].sum())(X)
 
 

@@ -39,6 +39,9 @@ _MAX_PROBLEMS_IN_MESSAGE = 10
 # What TensorStore raises for files that it cannot read, and what is raised here.
 _REFUSALS = (ValueError, LookupError, OSError, RuntimeError, OverflowError)
 
+# Slashes next to which a part of a path would be empty.
+_NAMELESS = re.compile(r"^/|/$|/(?=/)")
+
 Tree = dict[str, Any]
 Source = ts.TensorStore
 Index = tuple[slice, ...]
@@ -55,9 +58,12 @@ def storage_of(dtype: str, shape: Sequence[int]) -> str:
 def key_of(path: Iterable[Scalar]) -> tuple[str, ...]:
     """The path of an array in the checkpoint.
 
-    Orbax joins keys with dots, so a dot inside a key is written `%2E`, and a percent sign `%25`.
+    Orbax joins keys with dots, so a dot inside a key is written `%2E`, and a percent sign `%25`. A
+    slash that begins or ends a key or follows another one would make a folder without a name, so
+    it is written `%2F`.
     """
-    return tuple(str(key).replace("%", "%25").replace(".", "%2E") or "%" for key in path)
+    escaped = (str(key).replace("%", "%25").replace(".", "%2E") or "%" for key in path)
+    return tuple(_NAMELESS.sub("%2F", key) for key in escaped)
 
 
 def write_variables(
@@ -258,6 +264,6 @@ def values_id(records: Iterable[VariableRecord], values: Iterable[object]) -> st
     hasher = blake3.blake3()
     for record, value in zip(records, values, strict=True):
         hasher.update(digest_of([record.key, record.dtype, record.shape]).encode())
-        array = np.ascontiguousarray(np.asarray(to_words(value)))
+        array = np.ascontiguousarray(np.asarray(_to_disk(to_words(value), record)))
         hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()

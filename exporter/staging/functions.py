@@ -98,8 +98,8 @@ class Function:
                 of_signature(signature, self.input_signature, self.name)
             except BindError:
                 return  # a static method, perhaps: it is known when the method is reached
-        else:
-            self.inputs()
+        elif next(iter(self.python_signature.parameters), None) not in ("self", "cls"):
+            self.inputs()  # otherwise it may yet be put into a class
 
     def __get__(self, instance: object, owner: type | None = None) -> "Function":
         if self._binding is classmethod:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from signatures.arguments import REQUIRED, Parameter, match
-from signatures.binding import convert
+from signatures.binding import check_values
 from signatures.dtypes import KeyType
 from signatures.errors import BindError, SpecError
+from signatures.signature import Signature
 from signatures.spec import TensorSpec
 from signatures.tree import (
     Constant,
@@ -262,13 +263,13 @@ def _defaults(
             continue
         structure = inputs.arguments[name]
         leaves, problems = match({name: structure}, {name: default}, len(inputs.specs))
-        for path, index in leaf_paths(structure, name):
-            spec = inputs.specs[index]
-            try:
-                if not problems:
-                    defaults[str(spec.name)] = np.asarray(convert(leaves[index], spec))
-            except BindError as error:
-                problems.append(f"{path}: {error}")
+        paths = list(leaf_paths(structure, name))
+        specs = {path: inputs.specs[index] for path, index in paths}
+        found, more = check_values(Signature(function, specs, {}), [leaves[i] for _, i in paths])
+        problems += more
+        for spec, value in zip(specs.values(), found.values, strict=True):
+            if not problems:
+                defaults[str(spec.name)] = np.asarray(value)
         if problems:
             raise BindError(
                 f"the default of {name!r} in {function}{python} does not fit its spec: "

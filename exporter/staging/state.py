@@ -1,6 +1,6 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from exporter.errors import StateError
+from exporter.staging.containers import is_update, take_over
 from exporter.staging.slots import split, swapped
 from exporter.staging.tracking import Path, TrackedGraph, TrackedVariable, dotted
 from exporter.variable import Variable, get_raw, only
@@ -96,8 +97,11 @@ _KEEPS = "State keeps its shape and dtype."
 
 
 @contextmanager
-def exchanged(graph: TrackedGraph, values: Sequence[object]) -> Iterator[None]:
+def exchanged(graph: TrackedGraph, values: Sequence[object]) -> Iterator[Callable[[], None]]:
     """Within the block, the graph's variables hold `values`; then what they held before.
+
+    Gives a function to be called when the user's code has run: containers that it replaced by
+    others built alike are put back, with the new arrays in them.
 
     Raises:
       StateError: at the end of the block, if a traced array was left where none was.
@@ -108,7 +112,7 @@ def exchanged(graph: TrackedGraph, values: Sequence[object]) -> Iterator[None]:
     known = {variable.place.slot.key for variable in graph.variables}
     with graph.opened(), only(reach), swapped(places, values):
         try:
-            yield
+            yield lambda: _settle(before)
         finally:
             for _, holder, old in before:
                 if isinstance(holder, list) and len(holder) < len(old):
@@ -137,6 +141,15 @@ def _restore(fields: dict[Any, object], old: dict[Any, object]) -> None:
     for key, value in old.items():
         if key not in fields or fields[key] is not value:
             fields[key] = value
+
+
+def _settle(before: Sequence[tuple[Path, object, dict[object, object]]]) -> None:
+    for _, holder, old in before:
+        if not isinstance(holder, tuple):
+            for key, value in _items(holder).items():
+                if value is not old.get(key) and is_update(old.get(key), value):
+                    take_over(old[key], value)
+                    _put_back(holder, key, old)
 
 
 def _items(holder: object) -> dict[object, object]:

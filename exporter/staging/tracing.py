@@ -302,9 +302,10 @@ def _trace_once(
     def flat(state: list[jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
         before = [from_words(a, held.dtype) for a, held in zip(state, holders, strict=True)]
         given = [from_words(a, spec.dtype) for a, spec in zip(arrays, specs, strict=True)]
-        with exchanged(graph, before), decided_comparisons():
+        with exchanged(graph, before) as settle, decided_comparisons():
             args, kwargs = call_arguments(subject.parameters, inputs.arguments, given)
             structure, results = outputs_of.flatten_result(subject.call(*args, **kwargs))
+            settle()
             after = [held.after() for held in holders]
             changed = [
                 (index, holders[index].updated(new))
