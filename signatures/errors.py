@@ -54,7 +54,7 @@ class UnknownSignatureError(SignatureError, KeyError):
       known: the names that exist.
     """
 
-    def __init__(self, message: str, name: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, message: str, name: str = "", known: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.name = name
         self.known = tuple(known)

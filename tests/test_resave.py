@@ -139,7 +139,7 @@ def test_signatures_can_be_chosen_anew(loaded, reload, asked, names):
     model = reload(loaded, asked(loaded))
     assert list(model.signatures) == names
     for signature in model.signatures.values():
-        signature(X)
+        signature(x=X)
 
 
 def test_a_model_without_signatures_says_the_same_after_another_cycle(reload):

@@ -175,7 +175,10 @@ KINDS = {
         lambda x: x / jnp.sum(x, 1, keepdims=True), (5, 3), specs=(TensorSpec(("batch", 3)),)
     ),
     "expressions": kind(
-        expressions, (6, 2), (3, 2), specs=(TensorSpec((EVEN, 2)), TensorSpec(("floordiv(n, 2)", 2)))
+        expressions,
+        (6, 2),
+        (3, 2),
+        specs=(TensorSpec((EVEN, 2)), TensorSpec(("floordiv(n, 2)", 2))),
     ),
     "any_rank": kind(lambda x: jnp.sin(x) * 2, (2, 2, 1), specs=(TensorSpec(None, max_rank=3),)),
 }
@@ -221,9 +224,7 @@ def arrays_for(name: str) -> list[np.ndarray]:
 
 def expected_results() -> dict[str, list[np.ndarray]]:
     """What plain `jax.jit` makes of the inputs, and two calls of what changes state."""
-    results = {
-        name: flat(jax.jit(one.function)(*arrays_for(name))) for name, one in KINDS.items()
-    }
+    results = {name: flat(jax.jit(one.function)(*arrays_for(name))) for name, one in KINDS.items()}
     row = np.array([1, 2], np.float32)
     key = jax.random.key(3)
     for call in ("first", "second"):
@@ -248,7 +249,9 @@ def write(folder: Path) -> None:
     model = Zoo()
     exporter.save(model, folder / "zoo", signatures={"matmul": model.matmul})
     results = expected_results()
-    arrays = {f"{name}/{i}": plain(a) for name, found in results.items() for i, a in enumerate(found)}
+    arrays = {
+        f"{name}/{i}": plain(a) for name, found in results.items() for i, a in enumerate(found)
+    }
     np.savez(folder / "expected.npz", **arrays)
 
 
