@@ -12,11 +12,11 @@ from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.stored import StoredConcrete, StoredFunction
 from exporter.errors import LoweringError
 from exporter.staging.functions import Function
+from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
 from exporter.staging.state import restored
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
-from exporter.staging.tracking import TrackedGraph, dotted
 from signatures.arguments import REQUIRED, Parameter
 from signatures.spec import TensorSpec
 from signatures.tree import flatten
@@ -58,6 +58,7 @@ class Draft:
     numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     _known: dict[object, list[int]] = field(default_factory=dict)
+    _numbered: dict[int, int] = field(default_factory=dict)
 
     def add_function(self, function: object, path: str) -> None:
         """A function of the object tree, with each type of arguments it is saved for."""
@@ -77,10 +78,15 @@ class Draft:
     def add_sources(self, function: object) -> list[int]:
         """The numbers of the concrete functions of a function, which is traced only once."""
         if function not in self._known:
-            found = self._sources_of(function)
-            self._known[function] = list(range(len(self.sources), len(self.sources) + len(found)))
-            self.sources += found
+            self._known[function] = [self._add_source(s) for s in self._sources_of(function)]
         return self._known[function]
+
+    def _add_source(self, source: ConcreteFunction | StoredConcrete) -> int:
+        origin = source.origin if isinstance(source, StoredConcrete) else source
+        if id(origin) not in self._numbered:
+            self._numbered[id(origin)] = len(self.sources)
+            self.sources.append(source)
+        return self._numbered[id(origin)]
 
     def named_sources(self, functions: Iterable[tuple[str, object]]) -> dict[str, int]:
         """The number of the concrete function of each signature."""
@@ -175,7 +181,7 @@ class Draft:
     def _number_of(self, box: object, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)
         if key not in self.numbers:
-            raise untracked(source.record.name, str(getattr(box, "name", None) or "a variable"))
+            raise untracked(source.record.name, getattr(box, "title", "a Variable"))
         return self.numbers[key]
 
     def _add_program(self, record: records.ProgramRecord, bytecode: bytes, name: str) -> None:

@@ -56,8 +56,9 @@ def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedMod
         Variable(
             value,
             record.trainable,
-            record.name or "/".join(record.key),
+            record.name,
             collection=record.collection,
+            label="/".join(record.key),
         )
         for record, value in zip(manifest.variables, values, strict=True)
     ]

@@ -25,11 +25,12 @@ from exporter.artifact.variables import values_id, variable_record, write_variab
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
 from exporter.staging.functions import Function
+from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.state import dtype_of
 from exporter.staging.tracing import ConcreteFunction
-from exporter.staging.tracking import CARRIED, Node, TrackedGraph, dotted, is_function, track
+from exporter.staging.tracking import CARRIED, is_function, track
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 

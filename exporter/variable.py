@@ -44,6 +44,7 @@ class Variable(NDArrayOperatorsMixin):
     __slots__ = (
         "__weakref__",
         "_is_donated",
+        "_label",
         "_made_in",
         "_value",
         "collection",
@@ -58,6 +59,7 @@ class Variable(NDArrayOperatorsMixin):
         name: str | None = None,
         *,
         collection: str = "Variable",
+        label: str | None = None,
     ) -> None:
         """A variable with a first value.
 
@@ -66,10 +68,12 @@ class Variable(NDArrayOperatorsMixin):
           trainable: whether an optimiser should change it.
           name: what it is called in messages.
           collection: the kind of state.
+          label: what to call a variable without a name in messages.
         """
         self.trainable = trainable
         self.name = name
         self.collection = collection
+        self._label = label
         self._made_in = _in_reach.get()
         self._is_donated = False
         self._value: jax.Array = jnp.asarray(value)
@@ -127,8 +131,14 @@ class Variable(NDArrayOperatorsMixin):
                 self,
             )
 
+    @property
+    def title(self) -> str:
+        """Its name, or where it was loaded from, for messages."""
+        return self.name or self._label or "a Variable"
+
     def _title(self) -> str:
-        return f"Variable {self.name!r}" if self.name else f"a Variable of {_type(self._value)}"
+        named = self.name or self._label
+        return f"Variable {named!r}" if named else f"a Variable of {_type(self._value)}"
 
     @property
     def shape(self) -> tuple[int, ...]:

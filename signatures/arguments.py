@@ -204,11 +204,8 @@ def _is_static(structure: Static, value: object) -> bool:
         if not isinstance(value, Scalar) or hasattr(value, "dtype"):
             return False
         return same(plain(value), structure.value)
-    if value is structure.original:
-        return True
-    # What prints like it is taken for it, but arrays are cut and rounded when they are printed.
-    is_telling = isinstance(value, Opaque) or "rray(" not in str(structure.value)
-    return is_telling and repr(value) == structure.value
+    is_default = value is structure.original or isinstance(value, Opaque)
+    return (is_default or structure.is_telling) and repr(value) == structure.value
 
 
 def _is_record(structure: Structure) -> bool:

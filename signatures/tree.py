@@ -23,24 +23,36 @@ class Leaf:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Static:
     """A Python value that was there when the function was traced.
+
+    Two of them are equal if their values are the same, as `same` says.
 
     Attributes:
       value: the value, or its `repr` if it is opaque.
       opaque: whether the value is of a kind that cannot be kept, so that only its `repr` is.
-      original: the value itself if it is opaque, in the process that traced it.
+      original: the value as it was given, if it is of another type, in the process that traced it.
     """
 
     value: Scalar
     opaque: bool = False
-    original: object = field(default=None, compare=False, repr=False)
-    # Equal values of two types, such as 1 and True, are two values.
-    type: str = field(init=False, default="", repr=False)
+    original: object = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "type", type(self.value).__name__)
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Static):
+            return NotImplemented
+        if self.opaque and other.opaque and not self.is_telling:
+            return self.original is other.original
+        return self.opaque == other.opaque and same(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), repr(self.value), self.opaque))
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether an equal value tells an equal original. Arrays are cut when they are printed."""
+        return not (self.opaque and "rray(" in str(self.value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +72,10 @@ class Constant:
         dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
         if dtype != self.array.dtype or shape != self.array.shape:
             return False
-        return bool(np.asarray(value).tobytes() == self.array.tobytes())
+        try:
+            return bool(np.asarray(value).tobytes() == self.array.tobytes())
+        except TypeError:  # a traced array, whose elements are not known
+            return False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self.equals(other.array)
@@ -195,11 +210,12 @@ def describe(structure: Structure, leaf: Callable[[int], str]) -> str:
 
 
 def same(left: object, right: object) -> bool:
-    """Whether two Python values are the same choice: of one type, and equal.
+    """Whether two Python values are the same choice: of one type, and written the same.
 
-    So `3` does not match `3.0`, nor `True` the number `1`. Not-a-number matches itself.
+    >>> same(3, 3.0), same(1, True), same(float("nan"), float("nan")), same(0.0, -0.0)
+    (False, False, True, False)
     """
-    return type(left) is type(right) and (left == right or (left != left and right != right))  # noqa: PLR0124  # only not-a-number differs from itself
+    return type(left) is type(right) and repr(left) == repr(right)
 
 
 def plain(value: Scalar) -> Scalar:

@@ -173,8 +173,8 @@ class TestSignatures:
                 (),
                 {"x": np.ones((4, 3), np.float32), "y": np.ones(5, np.int32)},
                 "arguments do not fit signature 'two':\n"
-                "  x: expected float32[n, 2], got float32[4, 3]\n"
-                "  y: expected float32[n], got int32[5]; convert it with .astype('float32') if "
+                "  x: expected float32[n, 2] with n=4, got float32[4, 3]\n"
+                "  y: expected float32[n] with n=4, got int32[5]; convert it with .astype('float32') if "
                 f"that is meant\n{TWO}",
             ),
             (
@@ -182,7 +182,7 @@ class TestSignatures:
                 (),
                 {"x": np.ones((4, 2), np.float32), "y": np.ones(5, np.float32)},
                 "arguments do not fit signature 'two':\n"
-                f"  y: expected float32[n] with n=4, got float32[5]\n{TWO}",
+                f"  y: expected float32[n] with n=4 from x, got float32[5]\n{TWO}",
             ),
             (
                 "crossed",
@@ -268,8 +268,8 @@ class TestFunctions:
                 "two",
                 (np.ones((4, 3), np.float32), np.ones(5, np.int32)),
                 {},
-                "x: expected float32[n, 2], got float32[4, 3]\n"
-                "y: expected float32[n], got int32[5]; convert it with .astype('float32') if that "
+                "x: expected float32[n, 2] with n=4, got float32[4, 3]\n"
+                "y: expected float32[n] with n=4, got int32[5]; convert it with .astype('float32') if that "
                 "is meant",
             ),
             ("crossed", (), {"x": 1, "y": "a"}, "y: expected float32[], got 'a' (str)"),
@@ -367,7 +367,7 @@ CONVERSIONS = {
         (np.int64(3), 3.0),
         (np.bool_(True), 1.0),
         (np.zeros((), np.float32), 0.0),
-        (1j, "got 1j (complex), which float32 cannot hold without loss"),
+        (1j, "got 1j (complex); float32 takes real numbers only"),
         (2**24 + 1, "got 16777217 (int), which float32 cannot hold exactly"),
         (np.int64(2**24 + 1), "got np.int64(16777217) (int64), which float32 cannot hold exactly"),
         (1e300, "got 1e+300 (float), which is too large for float32"),
@@ -376,8 +376,8 @@ CONVERSIONS = {
         (None, "got None (NoneType)"),
         ({}, "got {} (dict)"),
         (NEVER, f"got {NEVER!r} (object)"),
-        ([1.0], "got float32[1]"),
-        ([], "got float32[0]"),
+        ([1.0], "got [1.0] (list)"),
+        ([], "got [] (list)"),
         (
             np.zeros(()),
             "got float64[]; convert it with .astype('float32') if that is meant",
@@ -397,23 +397,23 @@ CONVERSIONS = {
         (-(2**31), -(2**31)),
         (np.int64(5), 5),
         (np.uint8(5), 5),
-        (1.0, "got 1.0 (float), which int32 cannot hold without loss"),
-        (1.5, "got 1.5 (float), which int32 cannot hold without loss"),
-        (2**31, "got 2147483648 (int), which int32 cannot hold exactly"),
-        (2**40, "got 1099511627776 (int), which int32 cannot hold exactly"),
-        (np.float32(1), "got np.float32(1.0) (float32), which int32 cannot hold without loss"),
+        (1.0, "got 1.0 (float); int32 takes ints only"),
+        (1.5, "got 1.5 (float); int32 takes ints only"),
+        (2**31, "got 2147483648 (int), which int32 cannot hold: it takes -2147483648 to 2147483647"),
+        (2**40, "got 1099511627776 (int), which int32 cannot hold: it takes -2147483648 to 2147483647"),
+        (np.float32(1), "got np.float32(1.0) (float32); int32 takes ints only"),
         (
             jnp.zeros((), jnp.int8),
             "got int8[]; convert it with .astype('int32') if that is meant",
         ),
     ],
-    "int8": [(127, 127), (-128, -128), (300, "got 300 (int), which int8 cannot hold exactly")],
-    "uint8": [(255, 255), (-1, "got -1 (int), which uint8 cannot hold exactly")],
-    "int4": [(-8, -8), (8, "got 8 (int), which int4 cannot hold exactly")],
+    "int8": [(127, 127), (-128, -128), (300, "got 300 (int), which int8 cannot hold: it takes -128 to 127")],
+    "uint8": [(255, 255), (-1, "got -1 (int), which uint8 cannot hold: it takes 0 to 255")],
+    "int4": [(-8, -8), (8, "got 8 (int), which int4 cannot hold: it takes -8 to 7")],
     "bool": [
         (True, True),
         (np.bool_(False), False),
-        (1, "got 1 (int), which bool cannot hold without loss"),
+        (1, "got 1 (int); bool takes bools only"),
     ],
     "bfloat16": [
         (1, 1.0),
@@ -512,9 +512,9 @@ def test_whatever_holds_the_elements_gives_the_same_answer(reload, value):
         (Variable(np.ones((2, 3), np.float32)), "got float32[2, 3]"),
         ([1, 2, 3, 4], "got float32[4]"),
         (range(2), "got float32[2]"),
-        ([[1, None], [2, 3]], "got [[1, None], [2, 3]] (list)"),
-        ([[1, "a"], [2, 3]], "got [[1, 'a'], [2, 3]] (list)"),
-        ([[2**31 + 1, 0], [0, 0]], "got [[2147483649, 0], [0, 0]] (list), which float32 cannot hold exactly"),
+        ([[1, None], [2, 3]], "got a list whose item [0][1] is None (NoneType)"),
+        ([[1, "a"], [2, 3]], "got a list whose item [0][1] is 'a' (str)"),
+        ([[2**31 + 1, 0], [0, 0]], "got a list whose item [0][0] is 2147483649 (int), which float32 cannot hold exactly"),
         (
             jax.ShapeDtypeStruct((2, 2), "float32"),
             "got ShapeDtypeStruct(shape=(2, 2), dtype=float32) (ShapeDtypeStruct)",
@@ -533,8 +533,9 @@ def test_what_does_not_hold_the_elements_is_refused(reload, value, found):
 
 def test_lists_of_unequal_length_are_refused(reload):
     message = refusal(reload(Model22()).f, [[1, 2], [3]])
-    assert message.splitlines()[1].startswith(
-        "  x: expected float32[2, 2], got [[1, 2], [3]] (list)"
+    assert message.splitlines()[1] == (
+        "  x: expected float32[2, 2], got a ragged list: item [0] is a list of 2 and item [1] is a "
+        "list of 1"
     )
 
 

@@ -360,13 +360,15 @@ def with_options(x, flag=False, count=3, name="q", factor=2.5, nothing=None):
     return x * (100 if flag else count) * factor + len(name)
 
 
+@pytest.fixture(scope="module")
+def both(reload):
+    """A function with defaults that no spec covers, and the loaded one."""
+    original = declared([spec()], with_options)
+    return original, reload(SimpleNamespace(f=original))
+
+
 class TestBaked:
     """A default that no spec covers is part of the function."""
-
-    @pytest.fixture(scope="class")
-    def both(self, reload):
-        original = declared([spec()], with_options)
-        return original, reload(SimpleNamespace(f=original))
 
     @pytest.mark.parametrize(
         ("args", "kwargs"),

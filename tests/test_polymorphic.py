@@ -144,12 +144,12 @@ def test_name_docstring_and_parameters_are_kept(model):
             "no type of arguments that gather(*values, **named) was saved for fits:\n"
             "  option 1: gather(values/0: float32[2], values/1: float32[2]) -> "
             "(output_0: float32[2])\n"
-            "    values: expected (array, array), got (array([1., 2.], dtype=float32),) (tuple)\n"
+            "    values: expected (array, array), got (float32[2],) (tuple)\n"
             "  option 2: gather(values/0: float32[2], named/k: float32[2]) -> "
             "(output_0: float32[2])\n"
             "    named: expected {'k': array}, got {} (dict)\n"
             "  option 3: gather() -> (output_0: int32[])\n"
-            "    values: expected (), got (array([1., 2.], dtype=float32),) (tuple)",
+            "    values: expected (), got (float32[2],) (tuple)",
         ),
         (
             "stateful",

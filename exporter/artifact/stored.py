@@ -27,10 +27,17 @@ class StoredProgram:
 
 @dataclass(frozen=True)
 class StoredConcrete:
-    """A concrete function with its programs, in the order of its record's numbers."""
+    """A concrete function with its programs, in the order of its record's numbers.
+
+    Attributes:
+      record: as in the manifest it came from.
+      programs: its programs.
+      origin: what was loaded. A function and a signature may share it, and it is saved once.
+    """
 
     record: ConcreteRecord
     programs: Sequence[StoredProgram]
+    origin: object
 
 
 @dataclass(frozen=True)

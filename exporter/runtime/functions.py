@@ -343,6 +343,7 @@ class LoadedFunction:
                         )
                         for ranks, program in concrete.programs.items()
                     ],
+                    concrete,
                 )
                 for concrete in self.concrete
             ],

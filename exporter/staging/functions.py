@@ -15,6 +15,7 @@ from typing import TypeVar, overload
 import jax
 import jax.numpy as jnp
 
+from exporter.staging.graph import TrackedGraph
 from exporter.staging.inputs import (
     Inputs,
     InputSignature,
@@ -26,7 +27,7 @@ from exporter.staging.inputs import (
 from exporter.staging.slots import is_array
 from exporter.staging.state import restored
 from exporter.staging.tracing import LOCK, ConcreteFunction, Subject, Variant, run, trace
-from exporter.staging.tracking import TrackedGraph, track
+from exporter.staging.tracking import track
 from signatures.arguments import bind_arguments, bind_call, match, named_by_path, refused
 from signatures.errors import BindError
 from signatures.signature import Signature

@@ -11,8 +11,8 @@ import numpy as np
 
 from exporter.errors import StateError
 from exporter.staging.containers import is_update, take_over
+from exporter.staging.graph import Path, TrackedGraph, TrackedVariable, dotted
 from exporter.staging.slots import split, swapped
-from exporter.staging.tracking import Path, TrackedGraph, TrackedVariable, dotted
 from exporter.variable import Variable, get_raw, only
 from signatures.dtypes import DType, KeyType, as_dtype
 from signatures.tree import parts

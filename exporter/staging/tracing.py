@@ -20,6 +20,7 @@ from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic
 from exporter.keys import from_words, to_words
 from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
+from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import Inputs
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
@@ -27,7 +28,7 @@ from exporter.staging.state import (
     dtype_of,
     exchanged,
 )
-from exporter.staging.tracking import TrackedGraph, dotted, track
+from exporter.staging.tracking import track
 from exporter.variable import Variable
 from signatures.arguments import Parameter, call_arguments
 from signatures.binding import bind
@@ -280,8 +281,8 @@ def _way_to(variable: object, subject: Subject) -> str:
     """How the function reaches a variable: `self.v`, or the name it closes over."""
     reached = track(subject.surroundings()).variables
     ways = (v.path for v in reached if v.place.key == ("variable", id(variable), 0))
-    name = variable.name if isinstance(variable, Variable) else None
-    return next((dotted(path) for path in ways), name or "a Variable")
+    title = variable.title if isinstance(variable, Variable) else "a Variable"
+    return next((dotted(path) for path in ways), title)
 
 
 def _trace_once(

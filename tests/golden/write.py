@@ -3,8 +3,8 @@
     python tests/golden/write.py tests/golden
 
 writes `format_1_jax_0_12/`, an artifact that holds something of everything, and
-`format_1_jax_0_12.json`: calls in order, with their inputs and what NumPy makes of them. What stands
-in `tests/golden` is never written again: it is what a release has promised to read.
+`format_1_jax_0_12.json`: calls in order, with their inputs and what NumPy makes of them. What
+stands in `tests/golden` is never written again: it is what a release has promised to read.
 """
 
 import json
@@ -128,7 +128,11 @@ def calls() -> list[tuple[str, list[np.ndarray], list[np.ndarray]]]:
         ("fixed", [two], [(two @ KERNEL + BIAS) / 2, two.sum()]),
         ("fixed", [two, np.float32(3)], [(two @ KERNEL + BIAS) * 3, two.sum()]),
         ("layers.0.apply", [two[:1]], [two[:1] @ KERNEL + BIAS]),
-        ("halves", [whole], [whole.reshape(3, 2).sum(1), np.append(whole, 0)]),
+        (
+            "halves",
+            [whole],
+            [whole.reshape(3, 2).sum(1, dtype=np.int32), np.append(whole, np.int32(0))],
+        ),
         ("any_rank", [np.float32(4)], [np.float32(9)]),
         ("any_rank", [three], [2 * three + 1]),
         ("any_rank", [two], [2 * two + 1]),
@@ -139,7 +143,7 @@ def calls() -> list[tuple[str, list[np.ndarray], list[np.ndarray]]]:
         ("factor", [low @ low.T], [low]),
         ("best", [six], [np.array([7, 7], np.float32), np.array([2, 3], np.int32)]),
         ("half", [small], [small[:, None] + SHIFT]),
-        ("nested", [pair], [np.arange(5, dtype=np.int32), pair[0], pair, pair + 1]),
+        ("nested", [pair], [pair, pair + 1, np.arange(5, dtype=np.int32), pair[0]]),
     ]
 
 
