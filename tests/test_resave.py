@@ -201,8 +201,8 @@ def test_a_signature_whose_variable_was_taken_off_is_refused(loaded, tmp_path):
     with pytest.raises(exporter.TrackingError) as refused:
         exporter.save(loaded, tmp_path / "m", platforms=("cpu",))
     assert str(refused.value) == (
-        "count uses count, which is not part of the saved object, so its value would be lost. "
-        "Assign what holds it to an attribute of the object."
+        "count uses Variable 'count', which is not part of the saved object, so its value would be "
+        "lost. Assign what holds it to an attribute of the object."
     )
 
 

@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict, namedtuple
 from types import MappingProxyType
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,6 +84,7 @@ trees = st.recursive(
         (OrderedDict(a=A), Keyed(("a",), (Leaf(0),)), [A]),
         (MappingProxyType({"a": A}), Keyed(("a",), (Leaf(0),)), [A]),
         (Point(A, 2), Sequential("Point", (Leaf(0), Static(2)), ("x", "y")), [A]),
+        (Renamed(A), Sequential("Renamed", (Leaf(0),), ("größe",)), [A]),
         (Colour.RED, Static(3), []),
         (Mode.FAST, Static("fast"), []),
         (math.inf, Static(math.inf), []),
@@ -255,6 +257,12 @@ def test_an_array_that_is_no_input_is_known_by_dtype_shape_and_elements(array, v
     assert Constant(array).equals(value) is equals
     if isinstance(value, np.ndarray):
         assert (Constant(array) == Constant(value)) is equals
+
+
+def test_a_traced_array_is_not_taken_for_a_known_one():
+    found = []
+    jax.jit(lambda x: found.append(Constant(np.ones(2, np.float32)).equals(x)))(jnp.ones(2))
+    assert found == [False]
 
 
 def test_an_array_that_is_no_input_is_given_back_as_it_was():

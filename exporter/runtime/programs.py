@@ -9,6 +9,7 @@ import numpy as np
 from exporter.artifact.manifest import ProgramRecord, dim_of, spec_of
 from exporter.jax_internals import rebuild
 from signatures.dtypes import KeyType
+from signatures.errors import SpecError
 from signatures.spec import TensorSpec, storage_shape
 
 
@@ -78,8 +79,11 @@ class LoadedProgram:
 
     def empty_outputs(self, sizes: dict[str, int]) -> list[jax.Array] | None:
         """The outputs if they have no elements for these sizes, whatever the program computes."""
-        shapes = [spec.evaluate(sizes) for spec in self.outputs]
-        if self.record.updates or not all(0 in shape for shape in shapes):
+        try:
+            shapes = [spec.evaluate(sizes) for spec in self.outputs]
+        except SpecError:  # an axis such as n - 1 has no size for n=0
+            return None
+        if self.record.updates or any(min(shape, default=1) != 0 for shape in shapes):
             return None
         return [
             jax.numpy.zeros(storage_shape(shape, spec.dtype), _plain(spec))
