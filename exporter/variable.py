@@ -5,7 +5,7 @@ that a function can count, and the change can be followed into the program and b
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -257,9 +257,19 @@ def only(variables: frozenset[int]) -> Iterator[None]:
         _in_reach.reset(token)
 
 
+def is_tracing() -> bool:
+    """Whether a function is being traced, so that variables may hold traced arrays."""
+    return _in_reach.get() is not None
+
+
 def get_raw(variable: Variable) -> jax.Array:
     """The array itself, without asking whether the variable may be used."""
     return variable._value  # noqa: SLF001  # this file's own
+
+
+def get_all(variables: Iterable[Variable]) -> list[jax.Array]:
+    """The arrays of many variables likewise."""
+    return [variable._value for variable in variables]  # noqa: SLF001  # this file's own
 
 
 def set_raw(variable: Variable, value: jax.Array) -> None:

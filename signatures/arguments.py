@@ -25,7 +25,7 @@ from signatures.tree import (
     same,
     unflatten,
 )
-from signatures.values import described, shown
+from signatures.values import is_shown_as_spec, shown
 
 REQUIRED = inspect.Parameter.empty
 
@@ -226,9 +226,8 @@ def _same_container(structure: Sequential | Keyed, value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array {described(value)}"
-    return shown(value)
+    text = shown(value)
+    return f"an array {text}" if is_shown_as_spec(value) else text
 
 
 def _cut(text: str) -> str:

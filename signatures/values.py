@@ -72,9 +72,19 @@ def shown(value: object) -> str:
     >>> shown({"mask": np.zeros((2, 3), bool), "scale": 0.5})
     "{'mask': bool[2, 3], 'scale': 0.5} (dict)"
     """
-    if _is_described(value):
+    if is_shown_as_spec(value):
         return described(value)
     return f"{_SHORT.repr(value)} ({type(value).__name__})"
+
+
+def is_shown_as_spec(value: object) -> bool:
+    """Whether `shown` gives the spec of a value, as it does for arrays and boxes of arrays."""
+    kind = type(value)
+    return (
+        (_holds_array(kind) or hasattr(kind, "__jax_array__"))
+        and hasattr(value, "shape")
+        and hasattr(value, "dtype")
+    )
 
 
 class _Short(reprlib.Repr):
@@ -85,7 +95,7 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = self.maxlong = 60
 
     def repr1(self, x: object, level: int) -> str:
-        if _is_described(x):
+        if is_shown_as_spec(x):
             return described(x)
         if isinstance(x, int) and x.bit_length() > 10_000:  # Python refuses to print those
             return f"a number of {x.bit_length()} bits"
@@ -93,15 +103,6 @@ class _Short(reprlib.Repr):
 
 
 _SHORT = _Short()
-
-
-def _is_described(value: object) -> bool:
-    kind = type(value)
-    return (
-        (_holds_array(kind) or hasattr(kind, "__jax_array__"))
-        and hasattr(value, "shape")
-        and hasattr(value, "dtype")
-    )
 
 
 def _holds_array(kind: type) -> bool:

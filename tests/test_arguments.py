@@ -2,7 +2,8 @@
 
 import enum
 import inspect
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +27,6 @@ from signatures.arguments import (
 from signatures.binding import ABSENT
 from signatures.tree import Constant, Keyed, Leaf, Sequential, Static, flatten
 
-Point = namedtuple("Point", "x y")
-Other = namedtuple("Other", "x z")
 SAVED = "is part of the saved function, got"
 
 
@@ -35,15 +34,28 @@ class Colour(enum.IntEnum):
     RED = 3
 
 
+class Point(NamedTuple):
+    x: object
+    y: object
+
+
+class Other(NamedTuple):
+    x: object
+    z: object
+
+
 class Array:
     """What counts as an array in these tests."""
 
 
-def everything(a, /, b, c=3, *args, d, e=Opaque("<object>"), **kwargs):
+KEPT_AS_TEXT = Opaque("<object>")
+
+
+def everything(a, /, b, c=3, *args, d, e=KEPT_AS_TEXT, **kwargs):
     return a, b, c, args, d, e, kwargs
 
 
-def plain(x, größe=2.0):
+def plain(x, größe=2.0):  # noqa: PLC2401  # Python takes such names, and so do we
     return x, größe
 
 
@@ -164,7 +176,7 @@ def test_values_that_are_built_as_those_that_were_traced_give_their_arrays(
 @pytest.mark.parametrize(
     ("structure", "value", "problem"),
     [
-        (PAIR, (A, B), "x: expected [array, array], got (<{A}>, <{A}>) (tuple)"),
+        (PAIR, (1, 2), "x: expected [array, array], got (1, 2) (tuple)"),
         (PAIR, np.ones(2), "x: expected [array, array], got an array float64[2]"),
         (PAIR, [np.ones(2)], "x: expected [array, array], got [float64[2]] (list)"),
         (PAIR, [], "x: expected [array, array], got [] (list)"),
@@ -186,7 +198,7 @@ def test_values_that_are_built_as_those_that_were_traced_give_their_arrays(
         (Static(1), True, f"x: the value 1 {SAVED} True (bool)"),
         (Static(0.0), -0.0, f"x: the value 0.0 {SAVED} -0.0 (float)"),
         (Static("a"), None, f"x: the value 'a' {SAVED} None (NoneType)"),
-        (Static(3), np.int32(3), f"x: the value 3 {SAVED} an array int32[]"),
+        (Static(3), np.int32(3), f"x: the value 3 {SAVED} np.int32(3) (int32)"),
         (Static(3), jnp.ones(2), f"x: the value 3 {SAVED} an array float32[2]"),
         (Static(3), [3], f"x: the value 3 {SAVED} [3] (list)"),
         (Static("<class 'int'>", opaque=True), float,
@@ -194,20 +206,14 @@ def test_values_that_are_built_as_those_that_were_traced_give_their_arrays(
         (Constant(np.ones(2, np.float32)), np.zeros(2, np.float32),
          f"x: the value array([1.0, 1.0], float32) {SAVED} an array float32[2]"),
         (Constant(np.zeros(99)), 1,
-         "x: the value array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,... "
+         "x: the value array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, ... "
          f"{SAVED} 1 (int)"),
     ],
 )  # fmt: skip
 def test_values_built_otherwise_are_named_with_their_place(structure, value, problem):
-    problem = problem.replace("<{A}>", repr(A)).replace(f"{A!r}, {A!r}", f"{A!r}, {B!r}")
     leaves, problems = match({"x": structure}, {"x": value}, 2)
-    assert [cut(one) for one in problems] == [cut(problem)]
+    assert problems == [problem]
     assert all(leaf is ABSENT for leaf in leaves)
-
-
-def cut(text):
-    """Without the addresses of objects."""
-    return text.partition("<test_arguments")[0].partition("<tests.test_arguments")[0]
 
 
 def test_an_object_that_prints_an_array_is_only_matched_by_itself_or_left_out():

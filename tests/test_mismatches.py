@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from signatures import Dim, Signature, TensorSpec
-from signatures.mismatches import bound_problem, expected, mismatches, misfit
+from signatures.mismatches import bound_problem, expected, misfit, mismatches
 from signatures.sizes import Sizes
 from signatures.values import Misfit
 
@@ -31,7 +31,12 @@ def test_a_value_is_a_misfit_by_its_dtype_or_its_number_of_axes(found, spec, tex
     [
         (TensorSpec(()), NOTHING, (), "expected float32[]"),
         (TensorSpec(("n",)), NOTHING, (), "expected float32[n]"),
-        (TensorSpec(("n", "m")), Sizes({"m": 3}, {"m": "x"}), (), "expected float32[n, m] with m=3"),
+        (
+            TensorSpec(("n", "m")),
+            Sizes({"m": 3}, {"m": "x"}),
+            (),
+            "expected float32[n, m] with m=3",
+        ),
         (
             TensorSpec(("n", "2*m", "n")),
             Sizes({"m": 3, "n": 0, "k": 1}, {"m": "x", "n": "y", "k": "y"}),

@@ -56,6 +56,6 @@ def test_an_axis_fits_a_size_that_the_known_ones_give_it(axis, size, known, does
 @given(st.permutations(["a", "a + b", "b + c", "2*c + d", "3*d + a"]), st.data())
 def test_the_order_of_axes_does_not_change_what_consistent_ones_tell(texts, data):
     size = st.integers(0, 9)
-    sizes = data.draw(st.fixed_dictionaries({name: size for name in "abcd"}))
+    sizes = data.draw(st.fixed_dictionaries(dict.fromkeys("abcd", size)))
     told = solved(axes(*((text, parse(text).evaluate(sizes), "x") for text in texts)))
     assert told.known == sizes

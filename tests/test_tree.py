@@ -2,8 +2,9 @@
 
 import enum
 import math
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,14 @@ from signatures.tree import (
     unflatten,
 )
 
-Point = namedtuple("Point", "x y")
-Renamed = namedtuple("Renamed", "größe")
+
+class Point(NamedTuple):
+    x: object
+    y: object
+
+
+class Renamed(NamedTuple):
+    größe: object
 
 
 class Array:
@@ -42,7 +49,7 @@ class Colour(enum.IntEnum):
     RED = 3
 
 
-class Mode(str, enum.Enum):
+class Mode(str, enum.Enum):  # noqa: UP042  # the older way, whose str() is not its text
     FAST = "fast"
 
 

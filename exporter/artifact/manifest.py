@@ -309,15 +309,7 @@ def encode(manifest: Manifest) -> bytes:
       ArtifactError: if no reader would take it.
     """
     document = msgspec.to_builtins(manifest)
-    try:
-        digest = _digest(document)
-    except UnicodeEncodeError as error:
-        raise ArtifactError(
-            f"the manifest cannot hold the text {shown(error.object[: error.end][-40:])!r}, which "
-            "ends in half of a surrogate pair. It is the name, the key or the default value of "
-            "something that is saved, or its docstring."
-        ) from error
-    data = json.dumps({"digest": digest, **document}, indent=1).encode() + b"\n"
+    data = json.dumps({"digest": _digest(document), **document}, indent=1).encode() + b"\n"
     if len(data) > MAX_MANIFEST_BYTES:
         raise ArtifactError(
             f"the manifest would have {len(data):,} bytes, and readers take {MAX_MANIFEST_BYTES:,} "
@@ -558,7 +550,14 @@ def parameters_of(records: Sequence[ParameterRecord]) -> tuple[Parameter, ...]:
 
 def _digest(document: object) -> str:
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return blake3.blake3(canonical.encode()).hexdigest()
+    try:
+        return blake3.blake3(canonical.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise ArtifactError(
+            f"a manifest cannot hold the text {canonical[error.start - 20 : error.end]!a}, which "
+            "ends in half of a surrogate pair. It is the name, the key or the default value of "
+            "something that is saved, or its docstring."
+        ) from error
 
 
 def _nothing_at(folder: Path) -> str:

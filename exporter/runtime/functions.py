@@ -9,9 +9,9 @@ import numpy as np
 
 from exporter.artifact.manifest import ConcreteRecord, structure_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.keys import from_words, to_words
+from exporter.keys import from_words, is_key, to_words
 from exporter.runtime.programs import LoadedProgram
-from exporter.variable import Variable, get_raw, set_raw
+from exporter.variable import Variable, get_all, get_raw, is_tracing, set_raw
 from signatures.arguments import (
     Parameter,
     bind_arguments,
@@ -69,6 +69,7 @@ class LoadedConcrete:
             for position, spec in enumerate(signature.inputs.values())
             if spec.shape is None
         ]
+        self._has_keys = any(is_key(get_raw(v)) for reads in self.reads.values() for v in reads)
         self._lock = lock
 
     def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
@@ -87,10 +88,12 @@ class LoadedConcrete:
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
-        if any(isinstance(value, jax.core.Tracer) for value in (*plain, *map(get_raw, reads))):
+        if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in plain):
             return self._run_traced(program, plain, reads, writes)
         with self._lock:
-            state = [to_words(get_raw(variable)) for variable in reads]
+            state = get_all(reads)
+            if self._has_keys:
+                state = [to_words(value) for value in state]
             results = program.call(*state, *plain)
             for variable, value in zip(writes, results, strict=False):
                 new = from_words(value, as_dtype(variable.dtype))
