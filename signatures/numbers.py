@@ -56,58 +56,67 @@ def kind_of_type(kind: type) -> int | None:
 
 
 def converted(numbers: Sequence[Any], dtype: np.dtype[np.generic]) -> np.ndarray | Loss:
-    """Python numbers and NumPy scalars as an array with one axis, or the first that is lost.
+    """Python numbers and NumPy scalars as an array with one axis.
 
     >>> converted([1, 2.5, np.float64("nan")], np.dtype("float16"))
     array([1. , 2.5, nan], dtype=float16)
     >>> converted([1, 300], np.dtype("int8"))
     Loss(index=1, reason=', which int8 cannot hold: it takes -128 to 127')
+
+    What is no number at all is a loss without a reason.
     """
     target = kind_of(dtype)
-    kinds: dict[type, int | None] = {kind: kind_of_type(kind) for kind in set(map(type, numbers))}
-    too_wide = {kind for kind, number in kinds.items() if number is None or number > target}
-    if too_wide:
-        index = next(index for index, one in enumerate(numbers) if type(one) in too_wide)
-        return Loss(index, f"; {dtype.name} takes {_TAKES[target]} only")
-    if any(issubclass(kind, np.generic) for kind in kinds):
+    types: set[type] = set(map(type, numbers))
+    kinds = {kind: kind_of_type(kind) for kind in types}
+    wrong = {kind for kind, number in kinds.items() if number is None or number > target}
+    if wrong:
+        index = next(index for index, one in enumerate(numbers) if type(one) in wrong)
+        is_number = kinds[type(numbers[index])] is not None
+        return Loss(index, f"; {dtype.name} takes {_TAKES[target]} only" if is_number else "")
+    if any(issubclass(kind, np.generic) for kind in types):
         numbers = [one.item() if isinstance(one, np.generic) else one for one in numbers]
     if target == 0:
         return np.array(numbers, dtype)
     if target == 1:
         return _as_integers(numbers, dtype)
-    has_whole = any(number is not None and number < 2 for number in kinds.values())
-    return _as_floats(numbers, dtype, has_whole=has_whole)
+    return _as_floats(numbers, dtype, has_whole=not {0, 1}.isdisjoint(kinds.values()))
 
 
 def _as_integers(numbers: Sequence[int], dtype: np.dtype[np.generic]) -> np.ndarray | Loss:
     least, most = _range(dtype)
-    if numbers and not (least <= min(numbers) and max(numbers) <= most):
+    try:
+        wide = np.array(numbers, np.uint64 if least == 0 else np.int64)
+        is_within = bool(((wide >= least) & (wide <= most)).all())
+    except OverflowError:  # a number beyond 64 bits
+        is_within = False
+    if not is_within:
         index = next(index for index, one in enumerate(numbers) if not least <= one <= most)
         return Loss(index, f", which {dtype.name} cannot hold: it takes {least} to {most}")
-    return np.array(numbers, np.uint64 if least == 0 else np.int64).astype(dtype)
+    return wide.astype(dtype)
 
 
 def _as_floats(
     numbers: Sequence[complex], dtype: np.dtype[np.generic], *, has_whole: bool
 ) -> np.ndarray | Loss:
     """Numbers as floats or complex numbers; of the latter each part is looked at."""
-    if has_whole:
-        for index, one in enumerate(numbers):
-            if isinstance(one, int) and not _is_double(one):
-                return Loss(index, f", which {dtype.name} cannot hold exactly")
     parts = 2 if dtype.kind == "c" else 1
-    wide = np.array(numbers, np.complex128 if parts == 2 else np.float64)
     with np.errstate(all="ignore"):  # what overflows is found below
+        try:
+            wide = np.array(numbers, np.complex128 if parts == 2 else np.float64)
+            is_doubtful = has_whole and bool((np.abs(wide) >= 2**53).any())
+        except OverflowError:  # a whole number that no float reaches
+            is_doubtful = True
+        inexact = _first_inexact(numbers) if is_doubtful else None
+        if inexact is not None:
+            return Loss(inexact, f", which {dtype.name} cannot hold exactly")
         made = wide.astype(dtype)
-    given = wide.view(np.float64)
-    kept = made.view(made.real.dtype).astype(np.float64)
-    if has_whole or _saturates(made.real.dtype) or not np.isfinite(kept).all():
-        whole = np.repeat([isinstance(one, int) for one in numbers], parts)
-        loss = _first_loss(given, kept, made.real.dtype, whole)
-        if loss:
-            position, reason = loss
-            return Loss(position // parts, reason.format(dtype.name))
-    return made
+    part = made.real.dtype
+    given, kept = wide.view(np.float64), made.view(part).astype(np.float64)
+    if not has_whole and not _saturates(part) and np.isfinite(kept).all():
+        return made
+    whole = np.repeat([isinstance(one, int) for one in numbers], parts)
+    loss = _first_loss(given, kept, part, whole)
+    return Loss(loss[0] // parts, loss[1].format(dtype.name)) if loss else made
 
 
 def _first_loss(
@@ -121,6 +130,8 @@ def _first_loss(
       part: a float dtype, perhaps that of the parts of complex numbers.
       whole: which of the numbers were written as whole numbers, and must be kept exactly.
     """
+    if np.array_equal(kept, given):
+        return None
     is_large = np.abs(given) > _largest(part)
     is_same = (kept == given) | (np.isnan(kept) & np.isnan(given))
     is_rounded = np.isfinite(given) & np.isfinite(kept) & ~whole & ~(is_large & _saturates(part))
@@ -142,6 +153,7 @@ def _saturates(part: np.dtype[np.generic]) -> bool:
         return bool(np.isfinite(np.array(np.inf).astype(part).astype(np.float64)))
 
 
+@lru_cache(maxsize=64)
 def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
     info = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]  # its stub is incomplete
     return int(info.min), int(info.max)
@@ -151,9 +163,12 @@ def _largest(part: np.dtype[np.generic]) -> float:
     return float(ml_dtypes.finfo(part).max)  # type: ignore[no-untyped-call]  # as above
 
 
-def _is_double(number: int) -> bool:
-    """Whether a whole number is exactly a 64-bit float, which no float type here exceeds."""
-    try:
-        return float(number) == number
-    except OverflowError:
-        return False
+def _first_inexact(numbers: Sequence[complex]) -> int | None:
+    """The first whole number that is not exactly a 64-bit float, the widest there is here."""
+    for index, one in enumerate(numbers):
+        try:
+            if isinstance(one, int) and float(one) != one:
+                return index
+        except OverflowError:
+            return index
+    return None

@@ -228,11 +228,6 @@ def _from_numbers(items: _Items, dtype: DType) -> object:
     if isinstance(dtype, KeyType):
         what = shown(items.flat[0]) if items.noun is None else f"a {items.noun}"
         return Misfit(f"got {what}; make a key with jax.random.key")
-    kinds: set[type] = set(map(type, items.flat))
-    unknown = {kind for kind in kinds if kind_of_type(kind) is None}
-    if unknown:
-        index = next(index for index, item in enumerate(items.flat) if type(item) in unknown)
-        return items.misfit(index, shown(items.flat[index]))
     made = converted(items.flat, dtype)
     if isinstance(made, Loss):
         return items.misfit(made.index, f"{shown(items.flat[made.index])}{made.reason}")

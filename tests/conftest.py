@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a model saved and loaded here, or in a process without its code."""
+"""Fixtures of many tests: a model saved and loaded here, or in a process without its code."""
 
 import os
 import subprocess

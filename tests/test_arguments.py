@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signatures import BindError, Signature, TensorSpec
@@ -26,6 +26,8 @@ from signatures.arguments import (
 )
 from signatures.binding import ABSENT
 from signatures.tree import Constant, Keyed, Leaf, Sequential, Static, flatten
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 SAVED = "is part of the saved function, got"
 
@@ -111,6 +113,7 @@ def test_a_call_that_python_refuses_names_the_function_and_its_parameters(args, 
     assert isinstance(caught.value.__cause__, TypeError)
 
 
+@UNHURRIED
 @given(
     st.lists(st.integers(), min_size=2, max_size=5),
     st.fixed_dictionaries(

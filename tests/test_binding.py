@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import export
 
 from signatures import BindError, Dim, Signature, TensorSpec
 from signatures.binding import ABSENT, bind, bind_values, check_values, convert, solve
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 FLOAT32 = "; convert it with .astype('float32') if that is meant"
 
@@ -421,6 +423,7 @@ shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 some_arrays = st.builds(lambda shape, dtype: np.zeros(shape, getattr(jnp, dtype)), shapes, dtypes)
 
 
+@UNHURRIED
 @given(some_arrays, some_arrays)
 def test_bind_accepts_exactly_the_arrays_that_a_spec_describes(value, other):
     exact = Signature("f", {"x": TensorSpec.of(value)}, {})
@@ -452,6 +455,7 @@ def of_sizes(spec, sizes, free):
     )
 
 
+@UNHURRIED
 @given(spec_lists, all_sizes, st.integers(0, 3))
 def test_shapes_made_for_some_sizes_bind_to_those_sizes(specs, sizes, free):
     made = Signature("f", {f"x{i}": spec for i, spec in enumerate(specs)}, {})
@@ -463,6 +467,7 @@ def test_shapes_made_for_some_sizes_bind_to_those_sizes(specs, sizes, free):
         assert bound.sizes == {name: sizes[name] for name in made.dims}
 
 
+@UNHURRIED
 @given(spec_lists, st.data())
 def test_whatever_is_bound_fits_and_whatever_is_refused_has_a_reason(specs, data):
     made = Signature("f", {f"x{i}": spec for i, spec in enumerate(specs)}, {})
@@ -480,6 +485,7 @@ def test_whatever_is_bound_fits_and_whatever_is_refused_has_a_reason(specs, data
                 assert axis is None or size == wanted
 
 
+@UNHURRIED
 @given(st.permutations(["x", "y", "z"]), st.integers(0, 4))
 def test_the_order_of_keywords_does_not_matter(order, size):
     inputs = {"x": "float32[n]", "y": "int32[n, 2]", "z": "bool[...]"}
@@ -488,6 +494,7 @@ def test_the_order_of_keywords_does_not_matter(order, size):
     assert bound.values == tuple(values.values())
 
 
+@UNHURRIED
 @given(st.lists(st.floats(width=32), max_size=4), st.integers(0, 4))
 def test_a_list_binds_as_the_array_that_numpy_makes_of_it(numbers, size):
     assume(len(numbers) != size)

@@ -1,8 +1,9 @@
 """How loaded signatures and functions are called, and what they refuse before anything runs."""
 
 import inspect
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,23 @@ from exporter import BindError, TensorSpec, UnknownSignatureError, Variable, fun
 X = np.array([1, 2], np.float32)
 Y = np.array([10, 20], np.float32)
 
-Pair = namedtuple("Pair", "left right")
-Other = namedtuple("Other", "left right")
-Swapped = namedtuple("Pair", "right left")
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+class Other(NamedTuple):
+    left: object
+    right: object
+
+
+class Swapped(NamedTuple):
+    right: object
+    left: object
+
+
+Swapped.__name__ = "Pair"  # another class of the same name
 
 
 class Model:
@@ -67,9 +82,7 @@ class Model:
 @pytest.fixture(scope="module")
 def model(reload):
     original = Model()
-    return reload(
-        original, {"one": original.one, "two": original.two, "crossed": original.crossed}
-    )
+    return reload(original, {"one": original.one, "two": original.two, "crossed": original.crossed})
 
 
 def refusal(call, *args, **kwargs):
@@ -174,8 +187,8 @@ class TestSignatures:
                 {"x": np.ones((4, 3), np.float32), "y": np.ones(5, np.int32)},
                 "arguments do not fit signature 'two':\n"
                 "  x: expected float32[n, 2] with n=4, got float32[4, 3]\n"
-                "  y: expected float32[n] with n=4, got int32[5]; convert it with .astype('float32') if "
-                f"that is meant\n{TWO}",
+                "  y: expected float32[n] with n=4, got int32[5]; convert it with "
+                f".astype('float32') if that is meant\n{TWO}",
             ),
             (
                 "two",
@@ -269,8 +282,8 @@ class TestFunctions:
                 (np.ones((4, 3), np.float32), np.ones(5, np.int32)),
                 {},
                 "x: expected float32[n, 2] with n=4, got float32[4, 3]\n"
-                "y: expected float32[n] with n=4, got int32[5]; convert it with .astype('float32') if that "
-                "is meant",
+                "y: expected float32[n] with n=4, got int32[5]; convert it with .astype('float32') "
+                "if that is meant",
             ),
             ("crossed", (), {"x": 1, "y": "a"}, "y: expected float32[], got 'a' (str)"),
             ("listed", ([X, "a"], Y), {}, "pair/1: expected float32[2], got 'a' (str)"),
@@ -301,7 +314,12 @@ class TestFunctions:
                 {},
                 "pair: expected {'a': array, 'b': array}, got {'a': 1, 'b': 2, 'c': 3} (dict)",
             ),
-            ("named", ((1, 2),), {}, "pair: expected Pair(left=array, right=array), got (1, 2) (tuple)"),
+            (
+                "named",
+                ((1, 2),),
+                {},
+                "pair: expected Pair(left=array, right=array), got (1, 2) (tuple)",
+            ),
             (
                 "named",
                 (Swapped(1, 2),),
@@ -399,15 +417,25 @@ CONVERSIONS = {
         (np.uint8(5), 5),
         (1.0, "got 1.0 (float); int32 takes ints only"),
         (1.5, "got 1.5 (float); int32 takes ints only"),
-        (2**31, "got 2147483648 (int), which int32 cannot hold: it takes -2147483648 to 2147483647"),
-        (2**40, "got 1099511627776 (int), which int32 cannot hold: it takes -2147483648 to 2147483647"),
+        (
+            2**31,
+            "got 2147483648 (int), which int32 cannot hold: it takes -2147483648 to 2147483647",
+        ),
+        (
+            2**40,
+            "got 1099511627776 (int), which int32 cannot hold: it takes -2147483648 to 2147483647",
+        ),
         (np.float32(1), "got np.float32(1.0) (float32); int32 takes ints only"),
         (
             jnp.zeros((), jnp.int8),
             "got int8[]; convert it with .astype('int32') if that is meant",
         ),
     ],
-    "int8": [(127, 127), (-128, -128), (300, "got 300 (int), which int8 cannot hold: it takes -128 to 127")],
+    "int8": [
+        (127, 127),
+        (-128, -128),
+        (300, "got 300 (int), which int8 cannot hold: it takes -128 to 127"),
+    ],
     "uint8": [(255, 255), (-1, "got -1 (int), which uint8 cannot hold: it takes 0 to 255")],
     "int4": [(-8, -8), (8, "got 8 (int), which int4 cannot hold: it takes -8 to 7")],
     "bool": [
@@ -514,7 +542,10 @@ def test_whatever_holds_the_elements_gives_the_same_answer(reload, value):
         (range(2), "got float32[2]"),
         ([[1, None], [2, 3]], "got a list whose item [0][1] is None (NoneType)"),
         ([[1, "a"], [2, 3]], "got a list whose item [0][1] is 'a' (str)"),
-        ([[2**31 + 1, 0], [0, 0]], "got a list whose item [0][0] is 2147483649 (int), which float32 cannot hold exactly"),
+        (
+            [[2**31 + 1, 0], [0, 0]],
+            "got a list whose item [0][0] is 2147483649 (int), which float32 cannot hold exactly",
+        ),
         (
             jax.ShapeDtypeStruct((2, 2), "float32"),
             "got ShapeDtypeStruct(shape=(2, 2), dtype=float32) (ShapeDtypeStruct)",
@@ -540,7 +571,9 @@ def test_lists_of_unequal_length_are_refused(reload):
 
 
 @pytest.mark.parametrize(
-    "transform", [lambda f: f, jax.jit, lambda f: jax.jit(jax.jit(f))], ids=["plain", "jit", "jit of jit"]
+    "transform",
+    [lambda f: f, jax.jit, lambda f: jax.jit(jax.jit(f))],
+    ids=["plain", "jit", "jit of jit"],
 )
 def test_loaded_functions_run_inside_jit(model, transform):
     matrix = np.ones((3, 2), np.float32)
@@ -561,7 +594,7 @@ def test_loaded_functions_run_inside_jit(model, transform):
 
 def test_wrong_types_are_refused_inside_jit_too(model):
     with pytest.raises(BindError) as refused:
-        jax.jit(lambda x: model.one(x))(np.ones(3, np.float32))
+        jax.jit(lambda x: model.one(x + 1))(np.ones(3, np.float32))
     assert refused.value.problems == ("x: expected float32[2], got float32[3]",)
     with pytest.raises(BindError) as refused:
         jax.jit(model.one)(np.ones(2, np.int32))

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signatures.dtypes import KeyType, as_dtype, dtype_name
 from signatures.errors import SpecError
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 NAMES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -106,6 +108,7 @@ def test_a_kind_of_key_that_jax_does_not_have_is_refused():
     )
 
 
+@UNHURRIED
 @given(st.text(max_size=12))
 def test_any_text_is_a_dtype_or_a_spec_error(text):
     try:

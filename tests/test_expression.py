@@ -11,6 +11,8 @@ from jax import export
 from signatures.errors import SpecError
 from signatures.expression import MAX_CHARACTERS, Expression, parse
 
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
+
 NAMES = ("n", "m", "größe", "_1")
 
 # What Python needs to evaluate the texts itself.
@@ -92,19 +94,21 @@ def test_a_name_alone_is_told_from_arithmetic(text, is_name):
     assert parse(text).is_name is is_name
 
 
+@UNHURRIED
 @given(texts)
 def test_parsing_undoes_printing(text):
     expression = parsed(text)
     assert parse(expression.text) == expression
 
 
+@UNHURRIED
 @given(texts, sizes)
 def test_an_expression_has_the_value_that_python_gives_it(text, known):
     assert parsed(text).evaluate(known) == eval(text, PYTHON, known)
 
 
 @given(texts, sizes)
-@settings(max_examples=50, deadline=None)  # JAX takes its time over long expressions
+@settings(UNHURRIED, max_examples=50)  # JAX takes its time over long expressions
 def test_jax_reads_every_expression_and_means_the_same(text, known):
     expression = parsed(text)
     assume(expression.names)
@@ -147,6 +151,7 @@ def test_what_jax_prints_for_the_output_of_a_convolution_is_read_back():
         assert expression.evaluate({"n": size}) == real.shape[2]
 
 
+@UNHURRIED
 @given(texts, sizes, st.sampled_from(NAMES))
 def test_what_is_solved_is_the_only_answer(text, known, name):
     expression = parsed(text)
@@ -159,6 +164,7 @@ def test_what_is_solved_is_the_only_answer(text, known, name):
         assert answers == [known[name]]
 
 
+@UNHURRIED
 @given(st.integers(-9, 9).filter(bool), st.integers(-99, 99), st.integers(0, 99), sizes)
 def test_solving_undoes_evaluating_a_linear_expression(slope, rest, size, known):
     expression = parse(f"{slope}*n + {rest} + m*(n + 2)")
@@ -274,6 +280,7 @@ def test_an_expression_too_long_to_be_meant_is_refused_without_reading_it():
     assert str(caught.value) == f"the axis {'n' * 40!r}... has 4097 characters, too many to read."
 
 
+@UNHURRIED
 @given(st.text(max_size=20) | st.text("nm01+-*/%^(), ", max_size=20))
 def test_any_text_is_an_expression_or_a_spec_error(text):
     try:

@@ -1,20 +1,26 @@
-"""How the inputs of a function are declared and named, and what defaults and Python values become."""
+"""How inputs are declared and named, and what defaults and Python values become."""
 
-from collections import namedtuple
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import exporter
 from exporter import BindError, SpecError, TensorSpec, function
 
 X = np.array([1, 2], np.float32)
 Y = np.array([10, 20], np.float32)
 Z = np.array([100, 200], np.float32)
+THREE = np.ones(3, np.float32)
+WIDE = np.ones(2)
 
-Pair = namedtuple("Pair", "left right")
+
+class Pair(NamedTuple):
+    left: object
+    right: object
 
 
 def spec(name=None, shape=(2,), dtype="float32"):
@@ -52,11 +58,25 @@ def any_keyword(x, **named):
 # Inputs and results of one call by each way: the declaration, the function, the names of the
 # inputs in order, the values by name, the arguments of a call by attribute, the result.
 NAMINGS = {
-    "the argument's name with its case": ([spec()], lambda X: X, ["X"], [X], ((X,), {}), X),
+    "the argument's name with its case": (
+        [spec()],
+        lambda X: X,  # noqa: N803  # its case is the test
+        ["X"],
+        [X],
+        ((X,), {}),
+        X,
+    ),
     "a name given in the spec": ([spec("inp")], one, ["inp"], [X], ((X,), {}), X),
     "an empty name is none": ([spec("")], one, ["x"], [X], ((X,), {}), X),
     "permuted names": ([spec("y"), spec("x")], minus, ["y", "x"], [X, Y], ((X, Y), {}), X - Y),
-    "names that differ in case": ([spec("a"), spec("A")], minus, ["a", "A"], [X, Y], ((X, Y), {}), X - Y),
+    "names that differ in case": (
+        [spec("a"), spec("A")],
+        minus,
+        ["a", "A"],
+        [X, Y],
+        ((X, Y), {}),
+        X - Y,
+    ),
     "names alike once sanitised": (
         [spec("a-b"), spec("a_b")],
         minus,
@@ -158,7 +178,14 @@ NAMINGS = {
         X,
     ),
     "an array in place of a spec": ([jnp.zeros(2)], one, ["x"], [X], ((X,), {}), X),
-    "an argument that is not used": ([spec(), spec()], lambda x, y: x, ["x", "y"], [X, Y], ((X, Y), {}), X),
+    "an argument that is not used": (
+        [spec(), spec()],
+        lambda x, y: x,
+        ["x", "y"],
+        [X, Y],
+        ((X, Y), {}),
+        X,
+    ),
     "no arguments": ([], lambda: jnp.arange(3), [], [], ((), {}), np.arange(3)),
 }
 
@@ -216,7 +243,9 @@ def test_an_argument_that_is_not_used_is_required_and_checked(reload):
     signature = reload(SimpleNamespace(f=declared([spec(), spec()], lambda x, y: x))).signatures[
         "serving_default"
     ]
-    shown = "The signature is serving_default(x: float32[2], y: float32[2]) -> (output_0: float32[2])."
+    shown = (
+        "The signature is serving_default(x: float32[2], y: float32[2]) -> (output_0: float32[2])."
+    )
     for values, problem in (
         ({"x": X}, "y: missing, expected float32[2]"),
         ({"x": X, "y": np.ones(3, np.float32)}, "y: expected float32[2], got float32[3]"),
@@ -229,7 +258,9 @@ def test_an_argument_that_is_not_used_is_required_and_checked(reload):
         assert refused.value.problems == (problem,)
 
 
-NO_SPEC = "Expected a TensorSpec, a jax.ShapeDtypeStruct, an array, or a list, tuple or dict of these."
+NO_SPEC = (
+    "Expected a TensorSpec, a jax.ShapeDtypeStruct, an array, or a list, tuple or dict of these."
+)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +370,6 @@ def test_specs_of_64_bits_are_refused_where_jax_computes_with_32(dtype, narrow):
 
 
 def test_64_bits_are_kept_with_x64_and_the_artifact_says_so_without(tmp_path, reload):
-    import exporter  # noqa: PLC0415  # used here only
-
     with jax.enable_x64(True):
         model = SimpleNamespace(f=declared([spec(dtype="float64")], lambda x: x / 3))
         loaded = reload(model)
@@ -356,7 +385,7 @@ def test_64_bits_are_kept_with_x64_and_the_artifact_says_so_without(tmp_path, re
     )
 
 
-def with_options(x, flag=False, count=3, name="q", factor=2.5, nothing=None):
+def with_options(x, flag=False, count=3, name="q", factor=2.5, nothing=None):  # noqa: PLR0917
     return x * (100 if flag else count) * factor + len(name)
 
 
@@ -388,11 +417,17 @@ class TestBaked:
     @pytest.mark.parametrize(
         ("kwargs", "problems"),
         [
-            ({"flag": True}, ["flag: the value False is part of the saved function, got True (bool)"]),
+            (
+                {"flag": True},
+                ["flag: the value False is part of the saved function, got True (bool)"],
+            ),
             ({"flag": 0}, ["flag: the value False is part of the saved function, got 0 (int)"]),
             ({"count": 4}, ["count: the value 3 is part of the saved function, got 4 (int)"]),
             ({"count": 3.0}, ["count: the value 3 is part of the saved function, got 3.0 (float)"]),
-            ({"factor": X}, ["factor: the value 2.5 is part of the saved function, got an array float32[2]"]),
+            (
+                {"factor": X},
+                ["factor: the value 2.5 is part of the saved function, got an array float32[2]"],
+            ),
             (
                 {"name": "z", "nothing": 0},
                 [
@@ -487,10 +522,10 @@ class TestArrayDefaults:
                 call(X, other)
 
     def test_a_default_that_does_not_fit_its_spec_is_refused_at_once(self):
-        def short(x, y=np.ones(3, np.float32)):
+        def short(x, y=THREE):
             return x * y
 
-        def wide(x, y=np.ones(2)):
+        def wide(x, y=WIDE):
             return x * y
 
         for python_function, got in ((short, "float32[3]"), (wide, "float64[2]")):

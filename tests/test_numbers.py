@@ -6,10 +6,12 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signatures.numbers import Loss, converted, kind_of, kind_of_type
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 INTEGERS = ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "int4", "uint4", "int2"]
 FLOATS = ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -32,6 +34,7 @@ wide_integers = st.one_of(
 )
 
 
+@UNHURRIED
 @given(wide_integers, st.sampled_from(INTEGERS))
 def test_an_integer_dtype_takes_exactly_the_numbers_in_its_range(number, name):
     info = ml_dtypes.iinfo(dtype(name))
@@ -45,6 +48,7 @@ def test_an_integer_dtype_takes_exactly_the_numbers_in_its_range(number, name):
         )
 
 
+@UNHURRIED
 @given(wide_integers, st.sampled_from(FLOATS))
 def test_a_float_dtype_takes_exactly_the_whole_numbers_it_holds(number, name):
     info = ml_dtypes.finfo(dtype(name))
@@ -57,6 +61,7 @@ def test_a_float_dtype_takes_exactly_the_whole_numbers_it_holds(number, name):
         assert made == Loss(0, f", which {name} cannot hold exactly")
 
 
+@UNHURRIED
 @given(st.floats(width=64), st.sampled_from(FLOATS))
 def test_a_float_is_rounded_as_numpy_rounds_it_or_is_too_large(number, name):
     with np.errstate(all="ignore"):
@@ -70,12 +75,14 @@ def test_a_float_is_rounded_as_numpy_rounds_it_or_is_too_large(number, name):
         np.testing.assert_array_equal(made.astype(np.float64), rounded.astype(np.float64))
 
 
+@UNHURRIED
 @given(st.lists(st.floats(width=32) | st.integers(-(2**24), 2**24), max_size=6))
 def test_what_float32_holds_exactly_is_kept_exactly(numbers):
     made = converted(numbers, np.dtype("float32"))
     np.testing.assert_array_equal(made.astype(np.float64), np.array(numbers, np.float64))
 
 
+@UNHURRIED
 @given(st.complex_numbers(max_magnitude=1e30))
 def test_both_parts_of_a_complex_number_are_rounded(number):
     made = converted([number], np.dtype("complex64"))

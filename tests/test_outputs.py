@@ -1,7 +1,8 @@
 """What a function may return: as a signature a flat set of names, as an attribute any structure."""
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,10 @@ from exporter import TensorSpec, TracingError, Variable, function
 SPEC = TensorSpec((2,), "float32", "x")
 X = np.array([1, 2], np.float32)
 
-Pair = namedtuple("Pair", "right left")
+
+class Pair(NamedTuple):
+    right: object
+    left: object
 
 
 def declared(python_function):
@@ -40,7 +44,10 @@ FLAT = {
     "an ordered dict": (lambda x: OrderedDict(z=x, a=x + 1), {"z": X, "a": X + 1}),
     "a namedtuple": (lambda x: Pair(x, x + 1), {"right": X, "left": X + 1}),
     "an input passed through": (lambda x: x, {"output_0": X}),
-    "the same array twice": (lambda x: (lambda y: [y, y])(x + 1), {"output_0": X + 1, "output_1": X + 1}),
+    "the same array twice": (
+        lambda x: [x + 1] * 2,
+        {"output_0": X + 1, "output_1": X + 1},
+    ),
     "Python scalars": (
         lambda x: {"i": 3, "f": 2.5, "b": True, "c": 1 + 2j, "x": x},
         {
@@ -84,7 +91,10 @@ def test_a_signature_returns_its_outputs_by_name_in_the_order_declared(case, rel
 # What an attached function may return besides, and its outputs with NumPy's arrays in them.
 NESTED = {
     "None": (lambda x: None, None),
-    "None beside arrays": (lambda x: {"a": x, "b": None, "c": [None, x]}, {"a": X, "b": None, "c": [None, X]}),
+    "None beside arrays": (
+        lambda x: {"a": x, "b": None, "c": [None, x]},
+        {"a": X, "b": None, "c": [None, X]},
+    ),
     "deep": (
         lambda x: {"a": [x, (x + 1, {"z": x})], "n": Pair(x, None)},
         {"a": [X, (X + 1, {"z": X})], "n": Pair(X, None)},
@@ -95,7 +105,10 @@ NESTED = {
         lambda x: {1: x, "1": x + 1, 2.5: x + 2, None: x + 3, False: x + 4},
         {1: X, "1": X + 1, 2.5: X + 2, None: X + 3, False: X + 4},
     ),
-    "paths alike once written": (lambda x: {"a/b": x, "a": {"b": x + 1}}, {"a/b": X, "a": {"b": X + 1}}),
+    "paths alike once written": (
+        lambda x: {"a/b": x, "a": {"b": x + 1}},
+        {"a/b": X, "a": {"b": X + 1}},
+    ),
 }
 
 

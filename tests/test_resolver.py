@@ -1,7 +1,7 @@
 """Which functions are written as signatures, and which one a caller means."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signatures.errors import NameTypeError, ResolveError, UnknownSignatureError
@@ -13,6 +13,8 @@ from signatures.resolver import (
     resolve_call,
     resolve_export,
 )
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 F, G = Candidate("f"), Candidate("g")
 MARKED = Candidate("h", is_default=True)
@@ -96,6 +98,7 @@ candidates = st.lists(
 )
 
 
+@UNHURRIED
 @given(candidates)
 def test_what_is_chosen_is_possible_and_without_rival(found):
     try:

@@ -1,11 +1,13 @@
 """The sizes of named dimensions, as the shapes of arrays tell them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signatures.expression import parse
 from signatures.sizes import Sizes, fits, solved
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 
 def axes(*triples):
@@ -53,6 +55,7 @@ def test_an_axis_fits_a_size_that_the_known_ones_give_it(axis, size, known, does
     assert fits(parse(axis) if isinstance(axis, str) else axis, size, known) is does
 
 
+@UNHURRIED
 @given(st.permutations(["a", "a + b", "b + c", "2*c + d", "3*d + a"]), st.data())
 def test_the_order_of_axes_does_not_change_what_consistent_ones_tell(texts, data):
     size = st.integers(0, 9)

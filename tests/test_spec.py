@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
 
 from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import SpecError
 from signatures.spec import Dim, TensorSpec, storage_shape
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 AXIS_HELP = (
     "An axis is a size (64), None, a name ('batch') or arithmetic over names ('2*n + 1', with "
@@ -69,6 +71,7 @@ def test_a_spec_prints_as_a_dtype_and_axes(spec, printed):
     assert str(TensorSpec.parse(printed)) == printed
 
 
+@UNHURRIED
 @given(specs)
 def test_parsing_undoes_printing(spec):
     assert TensorSpec.parse(str(spec), spec.name) == spec
@@ -111,6 +114,7 @@ def test_the_repr_of_a_spec_makes_it_again(spec):
     assert eval(repr(spec)) == spec
 
 
+@UNHURRIED
 @given(specs)
 def test_the_repr_of_any_spec_makes_it_again(spec):
     assert eval(repr(spec)) == spec
@@ -443,6 +447,7 @@ def test_what_cannot_be_a_dim_says_why(arguments, message):
     assert str(caught.value) == message
 
 
+@UNHURRIED
 @given(names, st.integers(0, 40), st.integers(1, 40), st.integers(1, 5), st.integers(0, 60))
 def test_a_dim_allows_exactly_the_sizes_within_its_bounds(name, least, most, step, size):
     try:

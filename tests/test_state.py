@@ -4,8 +4,8 @@ import gc
 import shutil
 import threading
 import weakref
-from collections import namedtuple
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,11 @@ from exporter import StateError, TensorSpec, TrackingError, Variable, function
 
 PAIR = TensorSpec((2,), "float32")
 X = np.array([1, 2], np.float32)
-Point = namedtuple("Point", "x y")
+
+
+class Point(NamedTuple):
+    x: object
+    y: object
 
 
 class Counter:
@@ -125,17 +129,22 @@ def test_an_original_s_arrays_are_still_its_own_after_the_loaded_one_ran(reload)
     np.testing.assert_array_equal(loaded.a, 1 + X)
 
 
+def by_signature(signature):
+    return lambda: signature()["output_0"]
+
+
+def by_name(signatures):
+    return lambda: signatures["inc"]()["output_0"]
+
+
 @pytest.mark.parametrize(
     "keep",
     [
         lambda model: model.inc,
-        lambda model: lambda: model.signatures["inc"]()["output_0"],
-        lambda model: (lambda one: lambda: one()["output_0"])(model.signatures["inc"]),
-        lambda model: (lambda all_of_them: lambda: all_of_them["inc"]()["output_0"])(
-            model.signatures
-        ),
+        lambda model: by_signature(model.signatures["inc"]),
+        lambda model: by_name(model.signatures),
     ],
-    ids=["function", "model", "signature", "signatures"],
+    ids=["function", "signature", "signatures"],
 )
 def test_keeping_a_part_of_a_model_keeps_its_state(folder, keep):
     call = keep(exporter.load(folder))
@@ -278,9 +287,7 @@ class Places:
         return self.a
 
 
-PLACES = [
-    name for name, item in vars(Places).items() if isinstance(item, exporter.Function)
-]
+PLACES = [name for name, item in vars(Places).items() if isinstance(item, exporter.Function)]
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -601,9 +608,7 @@ def test_trainable_variables_are_read_and_assigned_alone(counter):
 def test_a_variable_of_a_loaded_model_cannot_be_overwritten_by_its_value(counter):
     with pytest.raises(StateError) as refused:
         counter.n = 3
-    assert str(refused.value) == (
-        "n is a Variable: assign its value, as in model.n.value = ..."
-    )
+    assert str(refused.value) == ("n is a Variable: assign its value, as in model.n.value = ...")
     with pytest.raises(StateError, match="holds int32\\[\\] and cannot be assigned float32\\[2\\]"):
         counter.n.value = jnp.ones(2)
 

@@ -1,8 +1,8 @@
 """What of an object is saved, and how it comes back: aliases, containers, what is left out."""
 
 import dataclasses
-from collections import namedtuple
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,12 @@ PAIR = TensorSpec((2,), "float32")
 X = np.array([1, 2], np.float32)
 ONES = np.ones(2, np.float32)
 
-Point = namedtuple("Point", "x y")
+
+class Point(NamedTuple):
+    x: object
+    y: object
+
+
 HINT = "Only variables, decorated functions and the objects that hold them are saved."
 
 
@@ -125,7 +130,8 @@ def test_containers_of_plain_values_come_back_however_they_are_nested(tree):
 
 
 @pytest.mark.parametrize(
-    "name", ["number", "text", "nothing", "anything", "set", "python_function", "method", "cls", "plain"]
+    "name",
+    ["number", "text", "nothing", "anything", "set", "python_function", "method", "cls", "plain"],
 )
 def test_plain_attributes_are_not_saved_and_the_error_says_what_is(name, reload):
     class Small:
@@ -154,7 +160,9 @@ def test_an_error_names_the_object_that_lacks_the_attribute(tree, reload):
         bare = reload(SimpleNamespace())
     with pytest.raises(AttributeError) as missing:
         bare.nope  # noqa: B018
-    assert str(missing.value) == f"this SimpleNamespace has no attribute 'nope'. It has none. {HINT}"
+    assert (
+        str(missing.value) == f"this SimpleNamespace has no attribute 'nope'. It has none. {HINT}"
+    )
 
 
 def test_calling_an_object_without_call_says_what_it_has(tree):
@@ -313,13 +321,13 @@ def test_trainable_marks_collections_and_names_are_kept(reload):
 
 
 def test_duplicate_names_of_variables_do_not_matter(reload):
-    loaded = reload(
-        SimpleNamespace(a=Variable(1.0, name="v"), b=[Variable(2.0, name="v")]), {}
-    )
+    loaded = reload(SimpleNamespace(a=Variable(1.0, name="v"), b=[Variable(2.0, name="v")]), {})
     assert (float(loaded.a), float(loaded.b[0])) == (1, 2)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int4", "uint8", "float16", "bfloat16", "float8_e5m2", "complex64"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int4", "uint8", "float16", "bfloat16", "float8_e5m2", "complex64"]
+)
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1, 3)])
 def test_variables_of_every_dtype_and_shape_come_back(dtype, shape, reload):
     value = jnp.ones(shape, dtype)
@@ -360,18 +368,14 @@ def test_keys_that_cannot_be_written_are_refused(make, message, tmp_path):
     assert str(refused.value) == message
 
 
-def test_keys_alike_once_written_are_refused_or_told_apart(tmp_path):
+def test_variables_under_keys_alike_once_written_are_refused(tmp_path):
     model = SimpleNamespace(k={1: Variable(1.0), "1": Variable(2.0)})
-    try:
+    with pytest.raises(TrackingError) as refused:
         exporter.save(model, tmp_path / "m", {}, platforms=("cpu",))
-    except TrackingError as refused:
-        assert str(refused) == (  # noqa: PT017  # either is right
-            "two variables have the path k/1 in a checkpoint: keys of a dict that differ only in "
-            "their type, such as 1 and '1'. Rename one."
-        )
-    else:
-        loaded = exporter.load(tmp_path / "m")
-        assert (float(loaded.k[1]), float(loaded.k["1"])) == (1, 2)
+    assert str(refused.value) == (
+        "two variables have the path k/1 in a checkpoint: keys of a dict that differ only in their "
+        "type, such as 1 and '1'. Rename one."
+    )
 
 
 class Counter:
@@ -398,9 +402,9 @@ RESERVED = (
 def test_an_attribute_called_signatures_is_refused_on_the_root(value, tmp_path):
     model = Counter()
     model.signatures = value
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(TrackingError) as refused:
         exporter.save(model, tmp_path / "m", {}, platforms=("cpu",))
-    assert isinstance(refused.value, TrackingError)
+    assert isinstance(refused.value, ValueError)
     assert str(refused.value) == RESERVED
 
 
@@ -433,9 +437,9 @@ class TestUntracked:
 
     @staticmethod
     def refusal(model, tmp_path):
-        with pytest.raises(ValueError) as refused:
+        with pytest.raises(TrackingError) as refused:
             exporter.save(model, tmp_path / "m", platforms=("cpu",))
-        assert isinstance(refused.value, TrackingError)
+        assert isinstance(refused.value, ValueError)
         assert list(tmp_path.iterdir()) == []
         return str(refused.value)
 
@@ -494,7 +498,9 @@ LARGE = jnp.ones((600, 600))
 class TestConstants:
     """Arrays that a function uses and the object does not hold."""
 
-    @pytest.mark.parametrize("array", [LARGE, np.ones((600, 600), np.float32)], ids=["jax", "numpy"])
+    @pytest.mark.parametrize(
+        "array", [LARGE, np.ones((600, 600), np.float32)], ids=["jax", "numpy"]
+    )
     def test_a_large_one_is_refused_with_its_shape(self, array, tmp_path):
         class Model:
             @function(input_signature=[PAIR])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signatures.tree import (
@@ -31,6 +31,8 @@ from signatures.tree import (
     unflatten,
 )
 
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
+
 
 class Point(NamedTuple):
     x: object
@@ -38,7 +40,7 @@ class Point(NamedTuple):
 
 
 class Renamed(NamedTuple):
-    größe: object
+    größe: object  # noqa: PLC2401  # Python takes such names, and so do we
 
 
 class Array:
@@ -105,6 +107,7 @@ def test_a_value_is_taken_apart_into_a_structure_and_its_leaves(value, structure
     assert flatten(value, is_leaf) == (structure, leaves)
 
 
+@UNHURRIED
 @given(trees)
 def test_putting_together_undoes_taking_apart(value):
     structure, leaves = flatten(value, is_leaf)
@@ -113,12 +116,14 @@ def test_putting_together_undoes_taking_apart(value):
     assert repr(made) == repr(value)  # which tells lists from tuples, and 1 from True
 
 
+@UNHURRIED
 @given(trees)
 def test_every_leaf_has_one_path_and_the_paths_are_in_order(value):
     structure, leaves = flatten(value, is_leaf)
     assert [index for _, index in leaf_paths(structure)] == list(range(len(leaves)))
 
 
+@UNHURRIED
 @given(trees)
 def test_leaves_can_be_counted_anew_without_changing_what_is_around_them(value):
     structure, leaves = flatten(value, is_leaf)
@@ -126,6 +131,7 @@ def test_leaves_can_be_counted_anew_without_changing_what_is_around_them(value):
     assert unflatten(shifted, [None, None, *leaves]) == value
 
 
+@UNHURRIED
 @given(trees)
 def test_structures_of_equal_values_are_equal_and_one_key(value):
     structure, _ = flatten(value, is_leaf)
@@ -134,12 +140,14 @@ def test_structures_of_equal_values_are_equal_and_one_key(value):
     assert hash(structure) == hash(again)
 
 
+@UNHURRIED
 @given(trees)
 def test_a_structure_is_described_as_python_prints_the_value(value):
     structure, leaves = flatten(value, is_leaf)
     assert describe(structure, lambda index: repr(leaves[index])) == repr(value)
 
 
+@UNHURRIED
 @given(trees)
 def test_the_parts_of_a_value_are_what_no_container_is(value):
     found = list(parts(value))

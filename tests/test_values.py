@@ -11,13 +11,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from exporter import TensorSpec, Variable
 from signatures.dtypes import as_dtype
 from signatures.values import Misfit, as_array, is_array, shown
+
+UNHURRIED = settings(deadline=None)  # the time of one example says nothing on a busy machine
 
 FLOAT32 = "; convert it with .astype('float32') if that is meant"
 
@@ -261,6 +263,7 @@ arrays = st.sampled_from(["float32", "int16", "bool", "complex64"]).flatmap(
 )
 
 
+@UNHURRIED
 @given(arrays)
 def test_an_array_as_a_nested_list_becomes_the_array_again(values):
     made = convert(values.tolist(), values.dtype.name)
@@ -268,6 +271,7 @@ def test_an_array_as_a_nested_list_becomes_the_array_again(values):
     np.testing.assert_array_equal(made, values)
 
 
+@UNHURRIED
 @given(arrays.filter(lambda values: values.ndim), st.sampled_from([np.asarray, jnp.asarray]))
 def test_the_rows_of_an_array_in_a_list_become_the_array_again(values, make):
     made = convert([make(row) for row in values], values.dtype.name)

@@ -55,7 +55,21 @@ def test_what_is_no_array_is_no_first_value(value):
         Variable(value)
 
 
-BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lt", "le", "gt", "ge", "eq", "ne"]
+BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+]
 BITS = ["and_", "or_", "xor", "lshift", "rshift"]
 
 
@@ -123,10 +137,10 @@ def test_python_s_other_operations_are_those_of_the_array(call, values):
         lambda v: jnp.stack([v, v]),
         lambda v: jnp.where(v > 1, v, 0),
         lambda v: jnp.dot(VALUES, v),
-        lambda v: jax.nn.softmax(v),
-        lambda v: jax.jit(jnp.cos)(v),
-        lambda v: jax.grad(lambda x: (x**2).sum())(v),
-        lambda v: jax.vmap(lambda x: x + 1)(v),
+        jax.nn.softmax,
+        jax.jit(jnp.cos),
+        jax.grad(lambda x: (x**2).sum()),
+        jax.vmap(lambda x: x + 1),
         lambda v: v.sum(),
         lambda v: v.mean(axis=0),
         lambda v: v.reshape(3, 1),
@@ -290,13 +304,12 @@ def test_adding_in_place_changes_the_variable():
     variable = other = box()
     variable.value += 1
     np.testing.assert_array_equal(other, VALUES + 1)
-    try:
-        variable += 1
-    except StateError as refused:
-        assert "value" in str(refused)  # noqa: PT017  # either is right: done in place, or refused
-    else:
-        assert variable is other
-        np.testing.assert_array_equal(other, VALUES + 2)
+    variable += 1
+    assert variable is other
+    np.testing.assert_array_equal(other, VALUES + 2)
+    with pytest.raises(StateError, match="cannot be assigned"):
+        variable += jnp.ones((2, 3))
+    np.testing.assert_array_equal(other, VALUES + 2)
 
 
 def test_elements_cannot_be_assigned():

@@ -553,10 +553,10 @@ def _digest(document: object) -> str:
     try:
         return blake3.blake3(canonical.encode()).hexdigest()
     except UnicodeEncodeError as error:
+        text = canonical[: error.end].rpartition('"')[2][-60:]
         raise ArtifactError(
-            f"a manifest cannot hold the text {canonical[error.start - 20 : error.end]!a}, which "
-            "ends in half of a surrogate pair. It is the name, the key or the default value of "
-            "something that is saved, or its docstring."
+            f"a manifest cannot hold the text {text!a}, which has half of a surrogate pair. It is "
+            "the name, the key or the default value of something that is saved, or its docstring."
         ) from error
 
 

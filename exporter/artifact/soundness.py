@@ -7,7 +7,9 @@ without another check. `FORMAT.md` states each of these rules for other readers.
 
 import keyword
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from exporter.artifact.layout import VARIABLES
 from exporter.artifact.manifest import (
@@ -38,6 +40,8 @@ from exporter.artifact.manifest import (
 )
 from signatures.arguments import python_signature
 from signatures.dtypes import KeyType, as_dtype
+
+T = TypeVar("T")
 
 _WIDE = frozenset({"int64", "uint64", "float64", "complex128"})
 
@@ -75,6 +79,14 @@ def check(manifest: Manifest) -> None:
 def _require(holds: object, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
+
+
+def _made(where: str, make: Callable[[], T]) -> T:
+    """What `make` gives. If it cannot, the error says where."""
+    try:
+        return make()
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _check_indices(where: str, indices: Iterable[int], count: int) -> None:
@@ -127,13 +139,13 @@ def _check_arguments(where: str, program: ProgramRecord) -> None:
     known = {dim.name for dim in program.dims}
     for tensor in (*program.inputs, *program.outputs):
         _check_shape(where, tensor)
-        for name in spec_of(tensor).names:
+        for name in _made(where, partial(spec_of, tensor)).names:
             _require(name in known, f"{where}.dims does not have {name!r}.")
 
 
 def _check_dims(where: str, dims: Sequence[DimRecord]) -> None:
     for dim in dims:
-        dim_of(dim)
+        _made(f"{where}.dims", partial(dim_of, dim))
     _require(_is_unique(dim.name for dim in dims), f"{where}.dims has a name twice.")
 
 
@@ -147,8 +159,9 @@ def _check_wide(
     arrays: Iterable[TensorRecord | PlainTensorRecord | VariableRecord],
     manifest: Manifest,
 ) -> None:
-    wide = [array.dtype for array in arrays if array.dtype in _WIDE]
-    _require(manifest.x64 or not wide, f"{where} has a {wide[:1]} array, and x64 is false.")
+    for array in arrays:
+        narrow = manifest.x64 or array.dtype not in _WIDE
+        _require(narrow, f"{where} has an array of {array.dtype}, and x64 is false.")
 
 
 def _check_variables(manifest: Manifest) -> None:
@@ -162,14 +175,15 @@ def _check_variables(manifest: Manifest) -> None:
             variable.key and all(variable.key) and not any("." in key for key in variable.key),
             f"{where}.key is {variable.key!r}: parts are not empty and have no dots.",
         )
+        _check_wide(where, [variable], manifest)
         total += _bytes_on_disk(where, variable)
     keys = [tuple(variable.key) for variable in manifest.variables]
     _require(_is_unique(keys), "two variables have the same key.")
     inner = {key[:length] for key in keys for length in range(1, len(key))}
     for key in keys:
         _require(key not in inner, f"the key {list(key)!r} is also the beginning of another.")
-    _check_wide("variables", manifest.variables, manifest)
     stored = sum(f.size for f in manifest.files if f.path.startswith(f"{VARIABLES}/"))
+    _require(stored or not total, f"files lists none in {VARIABLES}/, and there are variables.")
     _require(
         total <= stored * _MAX_COMPRESSION,
         f"the variables take {total:,} bytes, and the files in {VARIABLES}/ have {stored:,}: no "
@@ -179,7 +193,7 @@ def _check_variables(manifest: Manifest) -> None:
 
 def _bytes_on_disk(where: str, variable: VariableRecord) -> int:
     """How many bytes the checkpoint must hold for a variable, before compression."""
-    dtype = as_dtype(variable.dtype)
+    dtype = _made(where, partial(as_dtype, variable.dtype))
     held = "bytes" if variable.dtype in AS_BYTES else "array"
     _require(
         variable.storage == ("empty" if 0 in variable.shape else held),
@@ -209,9 +223,9 @@ def _check_concrete(
 def _check_tensor(where: str, tensor: TensorRecord) -> None:
     _check_shape(where, tensor)
     _check_dims(where, tensor.dims)
-    spec_of(tensor)
+    _made(where, partial(spec_of, tensor))
     if tensor.default is not None:
-        default = array_of(tensor.default)
+        default = _made(where, partial(array_of, tensor.default))
         _require(
             tensor.default.dtype == tensor.dtype
             and (tensor.shape is None or default.ndim == len(tensor.shape)),
@@ -249,7 +263,8 @@ def _check_function(
     _check_indices(f"{where}.concrete", function.concrete, len(concrete))
     for parameter in function.parameters:
         _check_parameter(f"{where}.parameters", parameter)
-    python_signature(parameters_of(function.parameters))
+    parameters = parameters_of(function.parameters)
+    _made(f"{where}.parameters", partial(python_signature, parameters))
     names = {parameter.name for parameter in function.parameters}
     for index in function.concrete:
         _require(
@@ -260,7 +275,7 @@ def _check_function(
 
 def _check_parameter(where: str, parameter: ParameterRecord) -> None:
     for array in parameter.default_arrays:
-        array_of(array)
+        _made(where, partial(array_of, array))
     if parameter.default is not None:
         _check_parts(where, [parameter.default], len(parameter.default_arrays))
 
@@ -286,7 +301,7 @@ def _check_part(where: str, part: Part, found: list[int], depth: int) -> None:
             _check_scalar(where, value)
             return
         case ConstantPart(array=array):
-            array_of(array)
+            _made(where, partial(array_of, array))
             return
         case SequencePart(type=kind, items=items, fields=fields):
             if fields:
@@ -320,7 +335,8 @@ def _check_keys(where: str, keys: Sequence[ScalarRecord], count: int) -> None:
 
 
 def _check_scalar(where: str, record: ScalarRecord) -> None:
-    again = scalar_record(scalar_of(record), opaque=record.type == "opaque")
+    value = _made(where, partial(scalar_of, record))
+    again = scalar_record(value, opaque=record.type == "opaque")
     _require(again == record, f"{where} has {record.text!r} for a {record.type}.")
 
 

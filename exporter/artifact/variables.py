@@ -244,10 +244,16 @@ def _placed(parts: Parts, record: VariableRecord, sharding: jax.sharding.Shardin
     return plain
 
 
+# What TensorStore adds to every error: its class, its settings, and where we know we are.
+_NOISE = re.compile(
+    r"^[A-Z_]+: |Error opening \"zarr\" driver: | in OCDBT database at local file \"[^\"]*\""
+    r"| \[(?:tensorstore_spec|source locations).*"
+)
+
+
 def _reason(error: Exception) -> str:
-    """What TensorStore has against an array, without the page of settings that it adds."""
-    text = re.split(r" \[(?:tensorstore_spec|source locations)|\.? See full", str(error))[0]
-    return shown(" ".join(text.split()))
+    """What TensorStore has against an array, in one line."""
+    return shown(_NOISE.sub("", " ".join(str(error).split())))
 
 
 def _damaged(folder: Path, problems: Sequence[str]) -> ArtifactError:

@@ -1,8 +1,9 @@
 """Loaded functions and signatures: bind a call, run its program, write its state back."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -28,6 +29,14 @@ from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
 from signatures.tree import unflatten
+
+COPYING = (
+    "what was loaded cannot be copied or pickled: its programs and locks belong to this process. "
+    "Load the folder again, which gives another model with its own variables."
+)
+
+# Makes the error for a call, from a line for each thing that does not fit.
+Refuse = Callable[[Sequence[str]], BindError]
 
 
 class LoadedConcrete:
@@ -55,6 +64,7 @@ class LoadedConcrete:
         self.arguments = {name: structure_of(part) for name, part in record.arguments.items()}
         self.result = structure_of(record.result)
         self._by_path = named_by_path(signature, self.arguments)
+        self.paths = list(self._by_path.inputs)
         self.programs = {tuple(program.record.ranks): program for program in programs}
         self.reads = {
             ranks: [variables[number] for number in program.record.variables]
@@ -76,15 +86,21 @@ class LoadedConcrete:
         """The arrays in the values of a call of the function, and what does not fit."""
         return bind_call(self._by_path, self.arguments, values)
 
-    def run(self, values: Sequence[object]) -> list[object]:
-        """The outputs for arrays that fit the signature. State is written back."""
+    def run(self, values: Sequence[object], names: Sequence[str], refuse: Refuse) -> list[object]:
+        """The outputs for arrays that fit the signature. State is written back.
+
+        Args:
+          values: the arrays.
+          names: what the caller calls each of them.
+          refuse: makes the error for arrays that fit the signature and no program.
+        """
         ranks = tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
         program = self.programs.get(ranks)
         if program is None:
-            raise self._untraced(ranks, values)
+            raise refuse(self._untraced(ranks, values, names))
         plain = [to_words(value) for value in values]
         if self._open or any(0 in value.shape for value in plain):
-            empty = self._without_elements(program, values)
+            empty = self._without_elements(program, values, names, refuse)
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
@@ -117,12 +133,15 @@ class LoadedConcrete:
         return _restored(results[len(writes) :], program.outputs)
 
     def _without_elements(
-        self, program: LoadedProgram, values: Sequence[object]
+        self,
+        program: LoadedProgram,
+        values: Sequence[object],
+        names: Sequence[str],
+        refuse: Refuse,
     ) -> list[jax.Array] | None:
         """The outputs for an axis of size 0, which no program was traced with, or an error."""
         shapes = [tuple(value.shape) for value in values]  # type: ignore[attr-defined]  # arrays
         sizes, found = solve(zip(program.inputs, shapes, strict=True))
-        names = list(self.signature.inputs)
         problems = [
             f"{name}: {problem}, got {spec.dtype.name}[{', '.join(map(str, shape))}]"
             for name, spec, shape, problem in zip(names, program.inputs, shapes, found, strict=True)
@@ -138,26 +157,20 @@ class LoadedConcrete:
                 for name, spec in zip(names, program.inputs, strict=True)
                 if not set(spec.names).isdisjoint(zeros)
             ]
-            lines = "".join(f"\n  {problem}" for problem in problems)
-            raise BindError(
-                f"arguments do not fit {self.signature.name!r}:{lines}\n"
-                f"The signature is {self.signature}.",
-                problems,
-            )
+            raise refuse(problems)
         return empty
 
-    def _untraced(self, ranks: tuple[int, ...], values: Sequence[object]) -> BindError:
-        names = list(self.signature.inputs)
-        given = ", ".join(
+    def _untraced(
+        self, ranks: tuple[int, ...], values: Sequence[object], names: Sequence[str]
+    ) -> list[str]:
+        given = " and ".join(
             f"{names[p]} with {len(values[p].shape)} axes"  # type: ignore[attr-defined]  # arrays
             for p in self._open
         )
-        reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
         known = ", ".join(str(r[0] if len(r) == 1 else r) for r in self.programs)
-        return BindError(
-            f"{self.signature.name!r} has no program for {given}; it has programs for {known} axes."
-            + (f" Tracing it failed with: {reason}" if reason else "")
-        )
+        reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
+        why = f"; tracing it failed with {reason}" if reason else ""
+        return [f"there is no program for {given}; it has programs for {known} axes{why}"]
 
 
 class LoadedSignature:
@@ -193,8 +206,16 @@ class LoadedSignature:
           BindError: naming every input that is missing, unknown or does not fit.
         """
         bound = bind(self.signature, args, kwargs)
-        outputs = self._concrete.run(bound.values)
+        outputs = self._concrete.run(bound.values, list(self.signature.inputs), self._refused)
         return dict(zip(self.signature.outputs, outputs, strict=True))
+
+    def _refused(self, problems: Sequence[str]) -> BindError:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        return BindError(
+            f"arguments do not fit signature {self.name!r}:{lines}\n"
+            f"The signature is {self.signature}.",
+            problems,
+        )
 
     @property
     def __exporter_stored__(self) -> StoredFunction:
@@ -262,11 +283,15 @@ class LoadedFunction:
             concrete = self.concrete[0]
             bound, problems = concrete.bind_call(values)
             if problems:
-                end = f"The signature is {concrete.signature}."
-                raise refused(self.__name__, self.__signature__, end, problems)
+                raise self._refused(concrete, problems)
         else:
             concrete, bound = self._choose(values)
-        return unflatten(concrete.result, concrete.run(bound.values))
+        outputs = concrete.run(bound.values, concrete.paths, partial(self._refused, concrete))
+        return unflatten(concrete.result, outputs)
+
+    def _refused(self, concrete: LoadedConcrete, problems: Sequence[str]) -> BindError:
+        end = f"The signature is {concrete.signature}."
+        return refused(self.__name__, self.__signature__, end, problems)
 
     def get_concrete_function(self, /, *args: object, **kwargs: object) -> "LoadedFunction":
         """This function for one of the types of arguments it was saved for.
@@ -351,6 +376,9 @@ class LoadedFunction:
                 for concrete in self.concrete
             ],
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(COPYING)
 
     def __repr__(self) -> str:
         return f"<LoadedFunction {self.__name__}{self.__signature__}>"

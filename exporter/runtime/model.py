@@ -1,11 +1,11 @@
 """A loaded model: its attributes as they were, its signatures by name, its variables as trees."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from exporter.artifact.manifest import Manifest
 from exporter.errors import StateError
-from exporter.runtime.functions import LoadedSignature
+from exporter.runtime.functions import COPYING, LoadedSignature
 from exporter.variable import Variable
 from signatures.resolver import resolve_call
 
@@ -41,6 +41,9 @@ class LoadedObject:
                 f"{name} is a Variable: assign its value, as in model.{name}.value = ..."
             )
         object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(COPYING)
 
     def _listed(self) -> str:
         return ", ".join(n for n in self.__dict__ if n == "__call__" or not n.startswith("__"))

@@ -139,6 +139,8 @@ class Function:
         """Whether its input signature leaves a parameter over for the object it is not bound to."""
         if not self.is_unbound_method or self.input_signature is None:
             return self.is_unbound_method
+        if next(iter(self.python_signature.parameters), None) in ("self", "cls"):
+            return True
         try:
             self.inputs()
         except BindError:

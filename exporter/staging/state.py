@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from exporter.errors import StateError
+from exporter.errors import StateError, TrackingError
 from exporter.staging.containers import is_update, take_over
 from exporter.staging.graph import Path, TrackedGraph, TrackedVariable, dotted
 from exporter.staging.slots import split, swapped
@@ -24,6 +24,31 @@ def dtype_of(variable: TrackedVariable) -> DType:
     if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
     return as_dtype(dtype)
+
+
+def refuse_narrowing(variable: TrackedVariable) -> None:
+    """Refuse a NumPy array whose values do not fit the 32 bits that JAX makes of its 64.
+
+    Raises:
+      TrackingError: naming it. Fractions may be rounded, as JAX does.
+    """
+    value, dtype = variable.read(), dtype_of(variable)
+    if not isinstance(value, np.ndarray) or isinstance(dtype, KeyType) or value.dtype == dtype:
+        return
+    with np.errstate(all="ignore"):
+        narrow = value.astype(dtype)
+        whole = value.dtype.kind in "iu"
+        same = (
+            np.array_equal(narrow, value)
+            if whole
+            else not (np.isinf(narrow) ^ np.isinf(value)).any()
+        )
+    if not same:
+        raise TrackingError(
+            f"{dotted(variable.path)} is a NumPy array of {value.dtype.name} with values that "
+            f"{dtype.name} cannot hold, and JAX computes with {dtype.name} here. Call "
+            "jax.config.update('jax_enable_x64', True) first, or hold smaller values."
+        )
 
 
 @dataclass(frozen=True)

@@ -266,6 +266,13 @@ def _trace_ranks(
         return _Traced(variant, result, attempt.public, attempt.note)
     assert first is not None
     first.add_note(f"This happened while tracing {subject.name}({shown}).")
+    if isinstance(
+        first, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError
+    ):
+        first.add_note(
+            "While a function is traced, its inputs and all arrays that the object holds have no "
+            "values, NumPy arrays too. Keep sizes and flags as Python numbers or tuples."
+        )
     raise first
 
 
