@@ -119,6 +119,10 @@ def _text(operation: ir.Operation, attribute: str) -> str:
     return str(ir.StringAttr(operation.attributes[attribute]).value)
 
 
+# With these bytes MLIR bytecode begins.
+_BYTECODE = b"ML\xefR"
+
+
 @dataclass(frozen=True)
 class ProgramFacts:
     """What a program says of itself.
@@ -144,11 +148,14 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
     Raises:
       ValueError: if the bytes are not a portable program that this JAX can read.
     """
+    if not bytecode.startswith(_BYTECODE):
+        raise ValueError("it is not MLIR bytecode.")
     calls: set[str] = set()
+    foreign: set[str] = set()
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
         if operation.name.partition(".")[0] not in _DIALECTS:
-            raise ValueError(f"it has the operation {operation.name!r}, which is not StableHLO.")
+            foreign.add(operation.name)
         if operation.name == "stablehlo.custom_call":
             calls.add(_text(operation, "call_target_name"))
         return ir.WalkResult.ADVANCE
@@ -159,6 +166,9 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             raise ValueError(str(error).splitlines()[0]) from error
         module.operation.walk(visit)
+        if foreign:
+            names = ", ".join(map(repr, sorted(foreign)))
+            raise ValueError(f"it has operations that are not StableHLO: {names}.")
         functions = [one for one in module.operation.regions[0].blocks[0] if _is_function(one)]
         mains = [one for one in functions if _text(one.operation, "sym_name") == "main"]
         if len(mains) != 1:

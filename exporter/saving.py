@@ -30,7 +30,7 @@ from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.state import dtype_of, refuse_narrowing
 from exporter.staging.tracing import ConcreteFunction
-from exporter.staging.tracking import CARRIED, is_function, track
+from exporter.staging.tracking import CARRIED, as_function, is_function, track
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
@@ -139,7 +139,7 @@ def _resolve(
     if signatures is not None:
         named = signatures if isinstance(signatures, Mapping) else {DEFAULT: signatures}
         check_names(list(named))
-        return {name: _requested(name, f, draft) for name, f in named.items()}, None
+        return {n: _requested(n, as_function(f), draft) for n, f in named.items()}, None
     candidates = []
     seen = []
     for name, index in graph.root_functions():

@@ -24,7 +24,7 @@ class Misfit:
     """Why a value is not an array of a dtype.
 
     Attributes:
-      text: the end of a sentence, for example `"got 300 (int), which int8 cannot hold exactly"`.
+      text: the end of a sentence, for example `"got 257 (int), which bfloat16 cannot hold exactly"`.
     """
 
     text: str

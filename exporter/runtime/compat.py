@@ -51,6 +51,12 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
             "jax.config.update('jax_enable_x64', True) before loading, or set JAX_ENABLE_X64=1."
         )
     here = platforms_here()
+    if manifest.programs and not manifest.platforms:
+        each = "; ".join(f"{p.file} on {', '.join(p.platforms)}" for p in manifest.programs)
+        raise IncompatibleRuntimeError(
+            f"{folder} has programs that run on no platform in common: {each}. Save again what is "
+            "meant to run together, from its originals."
+        )
     if manifest.programs and not set(here) & set(manifest.platforms):
         raise IncompatibleRuntimeError(
             f"{folder} runs on {', '.join(manifest.platforms)}, and JAX uses {here[0]} here. Save "

@@ -154,8 +154,8 @@ class LoadedConcrete:
         if empty is None:
             problems = problems or [
                 f"{name}: an axis has size 0, and there is a result for sizes of at least 1 only"
-                for name, spec in zip(names, program.inputs, strict=True)
-                if not set(spec.names).isdisjoint(zeros)
+                for name, shape in zip(names, shapes, strict=True)
+                if 0 in shape
             ]
             raise refuse(problems)
         return empty
@@ -169,7 +169,7 @@ class LoadedConcrete:
         )
         known = ", ".join(str(r[0] if len(r) == 1 else r) for r in self.programs)
         reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
-        why = f"; tracing it failed with {reason}" if reason else ""
+        why = f". Tracing it failed with: {reason}" if reason else ""
         return [f"there is no program for {given}; it has programs for {known} axes{why}"]
 
 

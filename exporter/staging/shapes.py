@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from exporter.errors import TracingError
+from signatures.binding import solve
 from signatures.expression import Expression
 from signatures.spec import Axis, Dim, TensorSpec
 
@@ -74,6 +75,33 @@ def attempts(specs: Specs, ranks: Sequence[int]) -> Iterator[Attempt]:
             "the axes given as None at the same position are one dimension: the function cannot "
             "be traced with sizes independent of each other.",
         )
+
+
+def refuse_unsolvable(specs: Specs, function: str) -> None:
+    """Refuse a name whose size no call could tell.
+
+    Raises:
+      TracingError: naming the input and the name.
+    """
+    sized = [spec for spec in specs if spec.shape is not None]
+    # If distinct sizes can be told from the shapes they make, so can all others.
+    sizes = {name: 101 + 7 * n for n, name in enumerate({n for s in sized for n in s.names})}
+    shapes = [
+        tuple(
+            axis.evaluate(sizes) if isinstance(axis, Expression) else axis or 1
+            for axis in spec.expressions
+        )
+        for spec in sized
+    ]
+    solved, _ = solve(zip(sized, shapes, strict=True))
+    for spec in sized:
+        for name in spec.names:
+            if name not in solved:
+                raise TracingError(
+                    f"input {spec.name!r} of {function} is {spec}: no call can tell {name} from "
+                    f"it. Let an input have an axis that is {name}, or one in which {name} is only "
+                    "added to or multiplied by a number."
+                )
 
 
 def dims_of(declared: Specs, specs: Specs) -> tuple[Dim, ...]:

@@ -184,6 +184,7 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
       StateError: if it leaves an array where none was, or one of another shape or dtype.
       Exception: whatever the function itself raises, with a note that names it.
     """
+    shapes.refuse_unsolvable(inputs.specs, subject.name)
     traced: list[_Traced] = []
     untraced: list[tuple[tuple[int, ...], str]] = []
     for ranks in shapes.rank_choices(inputs.specs, subject.name):

@@ -55,6 +55,13 @@ def track(root: object) -> TrackedGraph:
     return _Walk().graph(root)
 
 
+def as_function(value: object) -> object:
+    """The value, or the bound function that a class method of it is."""
+    if isinstance(value, types.MethodType) and is_function(value.__func__):
+        return value.__func__.__get__(value.__self__, type(value.__self__))
+    return value
+
+
 def is_function(value: object) -> bool:
     """Whether the value is a decorated, concrete or loaded function."""
     return hasattr(type(value), STORED)
@@ -105,6 +112,7 @@ class _Walk:
         """The position of the node for a value found at `path`, in `slot` if it can be swapped."""
         if value is None or isinstance(value, bool | int | float | str):
             return self.add(Node("value", value=value))
+        value = as_function(value)
         box = self.box(value)
         if box is not None:
             return self.visit_box(value, box, path)
