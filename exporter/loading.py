@@ -22,7 +22,10 @@ from signatures.spec import TensorSpec
 
 
 def load(
-    path: str | os.PathLike[str], *, device: jax.Device | None = None, verify: bool = True
+    path: str | os.PathLike[str],
+    *,
+    device: jax.Device | str | None = None,
+    verify: bool = True,
 ) -> LoadedModel:
     """The model in the folder `path`. None of the code that made it is needed.
 
@@ -30,7 +33,8 @@ def load(
 
     Args:
       path: an artifact.
-      device: where the variables are put. `None` takes JAX's default device.
+      device: where the variables are put: a device, or the name of a platform for its first one.
+        `None` takes JAX's default device.
       verify: whether the digest of every file is checked first.
 
     Raises:
@@ -41,7 +45,8 @@ def load(
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
     """
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
-        return _load(Path(path), device, verify=verify)
+        found = jax.devices(device)[0] if isinstance(device, str) else device
+        return _load(Path(path), found, verify=verify)
 
 
 def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:

@@ -28,7 +28,7 @@ from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
-from exporter.staging.state import dtype_of, refuse_narrowing
+from exporter.staging.state import check_value, dtype_of
 from exporter.staging.tracing import ConcreteFunction
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
 from signatures.errors import ResolveError
@@ -81,7 +81,7 @@ def save(
     chosen = None if platforms is None else normalised_platforms(platforms)
     graph = _tracked(obj, input_signature)
     for variable in graph.variables:
-        refuse_narrowing(variable)
+        check_value(variable)
     draft = Draft(graph, chosen, options)
     for tracked in graph.functions:
         draft.add_function(tracked.function, dotted(tracked.path))

@@ -532,8 +532,8 @@ LIES = {
     ),
     "an axis that is too long": (
         axis("batch" + "+1" * 3000),
-        f"programs[0]: axis 0 of float32[...]: the axis 'batch{'+1' * 17}+'... has 6005 characters, "
-        "too many to read.",
+        f"programs[0]: axis 0 of float32[...]: the axis 'batch{'+1' * 17}+'... has 6005 "
+        "characters, too many to read.",
     ),
     "an axis larger than a program can have": (
         axis(2**63),
@@ -895,7 +895,7 @@ def test_a_program_that_is_none_or_calls_what_nobody_knows_is_refused(folder, ma
     ("make", "message"),
     [
         (
-            lambda: (GOOD / "programs" / "best.mlirbc").read_bytes(),
+            (GOOD / "programs" / "best.mlirbc").read_bytes,
             f"its main function takes (tensor<i32>, tensor<6xf32>), {SAID}",
         ),
         (

@@ -1,5 +1,6 @@
 """What a function may return: as a signature a flat set of names, as an attribute any structure."""
 
+import functools
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -252,3 +253,60 @@ def test_a_function_with_no_result_at_all_may_be_empty_in_a_signature(reload):
         model = reload(SimpleNamespace(f=f), {"s": f})
         assert model.signatures["s"](x=X) == {}
         assert_same(model.f(X), empty)
+
+
+@pytest.mark.parametrize(
+    "python_function",
+    [
+        jnp.sin,
+        jax.jit(lambda x: x * 2),
+        jax.checkpoint(lambda x: jnp.sin(x) * 2),
+        jax.nn.gelu,
+        functools.partial(jnp.multiply, 3),
+        lambda x: jax.lax.while_loop(lambda y: y.sum() < 100, lambda y: 2 * y, x),
+        lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y + i, x),
+        lambda x: jax.lax.scan(lambda total, y: (total + y, total), jnp.float32(0), x),
+        lambda x: jax.lax.cond(x.sum() > 2, jnp.sin, jnp.cos, x),
+        lambda x: jax.vmap(lambda y: y**2)(x),
+        jax.grad(lambda x: (x**3).sum()),
+        lambda x: [y + 1 for y in x],
+    ],
+)
+def test_whatever_jax_can_trace_gives_what_jit_gives(python_function, reload):
+    expected = jax.jit(python_function)(X)
+    f = function(python_function, input_signature=[TensorSpec((2,), "float32")])
+    loaded = reload(SimpleNamespace(f=f), {})
+    for found, wanted in zip(leaves(loaded.f(X)), leaves(expected), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_printing_is_dropped_with_a_warning(tmp_path):
+    def f(x):
+        jax.debug.print("x is {}", x)
+        return jax.lax.fori_loop(0, 2, lambda i, y: (jax.debug.print("{}", i), y + 1)[1], x)
+
+    with pytest.warns(UserWarning, match="print") as caught:
+        exporter.save(SimpleNamespace(f=declared(f)), tmp_path / "m", platforms=("cpu",))
+    assert "f" in str(caught[0].message).split()
+    np.testing.assert_array_equal(exporter.load(tmp_path / "m").f(X), X + 2)
+
+
+@pytest.mark.parametrize(
+    "python_function",
+    [
+        lambda x: jax.pure_callback(np.sin, x, x),
+        jax.jit(lambda x: jax.pure_callback(np.sin, x, x)),
+        lambda x: jax.lax.fori_loop(0, 2, lambda i, y: jax.pure_callback(np.sin, y, y), x),
+    ],
+)
+def test_a_call_back_into_python_is_refused_with_its_place(python_function, tmp_path):
+    f = declared(python_function)
+    with pytest.raises(exporter.LoweringError) as refused:
+        exporter.save(SimpleNamespace(f=f), tmp_path / "m", platforms=("cpu",))
+    assert str(refused.value).startswith(
+        "<lambda> calls back into Python, which a program without its Python code cannot do: "
+        f"pure_callback at {__file__}:"
+    )
+    assert str(refused.value).endswith("Remove the call, or return the value and use it outside.")
+    assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,7 @@ def test_its_programs_run_as_they_stand(folder: Path):
 
 def test_its_commands_run_as_they_stand(folder: Path):
     np.save(folder / "images.npy", np.zeros((5, 64), np.float32))
-    commands = [c for c in re.findall(r"^\$ (.*)$", "".join(blocks("console")), re.MULTILINE)]
+    commands = re.findall(r"^\$ (.*)$", "".join(blocks("console")), re.MULTILINE)
     ours = [command.split()[1:] for command in commands if command.startswith("exporter ")]
     assert len(ours) == 2
     for arguments in ours:

@@ -516,9 +516,10 @@ print("flax" in sys.modules)
         for call in (loaded.f, loaded.signatures["serving_default"]):
             with pytest.raises(BindError) as refused:
                 call(floats(3))
-            assert "no program for x with 1 ax" in str(refused.value)
-            assert "it has programs for 2, 3, 4 axes" in str(refused.value)
-            assert f"Tracing it failed with: {untraced[1].reason}" in str(refused.value)
+            assert refused.value.problems == (
+                "there is no program for x with 1 axes, only for 2, 3, 4; tracing it failed with "
+                + untraced[1].reason,
+            )
 
     def test_if_no_rank_traces_the_last_error_is_told(self, tmp_path):
         f = declared(lambda x: x.nothing_of_the_kind, None, max_rank=1)

@@ -1,6 +1,9 @@
 """State that functions change: written back, shared, safe, and nobody else's."""
 
+import copy
+import enum
 import gc
+import pickle
 import shutil
 import threading
 import weakref
@@ -22,6 +25,11 @@ X = np.array([1, 2], np.float32)
 class Point(NamedTuple):
     x: object
     y: object
+
+
+class Mode(enum.Enum):
+    SQUARE = 1
+    DOUBLE = 2
 
 
 class Counter:
@@ -570,6 +578,61 @@ class TestOtherTraces:
             jax.grad(lambda x: counter.look(x)["y"].sum())(X)
 
 
+class TestBuffers:
+    """Arrays that a caller, two variables or two models share, while calls write new ones."""
+
+    class Two:
+        def __init__(self):
+            self.p = Variable(jnp.ones(2))
+            self.q = Variable(jnp.full(2, 5.0))
+
+        @function(input_signature=[PAIR])
+        def add(self, x):
+            self.p.value = self.p + x
+            return self.p
+
+        @function(input_signature=[PAIR])
+        def exchange(self, x):
+            self.p.value, self.q.value = self.q + x, self.p + x
+            return self.p - self.q
+
+    @pytest.fixture
+    def two(self, reload):
+        return reload(self.Two(), {})
+
+    def test_two_variables_may_hold_one_array(self, two):
+        two.p.value = two.q.value
+        np.testing.assert_array_equal(two.add(X), 5 + X)
+        np.testing.assert_array_equal(two.q, [5, 5])
+        two.p.value = two.q.value
+        np.testing.assert_array_equal(two.exchange(X), [0, 0])
+        np.testing.assert_array_equal(two.p, 5 + X)
+        np.testing.assert_array_equal(two.q, 5 + X)
+
+    def test_a_variable_and_its_value_may_be_arguments(self, two):
+        np.testing.assert_array_equal(two.add(two.p.value), [2, 2])
+        np.testing.assert_array_equal(two.add(two.p), [4, 4])
+        np.testing.assert_array_equal(two.add(two.variables["p"]), [8, 8])
+
+    def test_results_and_trees_outlive_the_next_call(self, two):
+        first, tree = two.add(X), two.variables
+        two.add(X)
+        np.testing.assert_array_equal(first, 1 + X)
+        np.testing.assert_array_equal(tree["p"], 1 + X)
+        two.variables = tree
+        two.add(X)
+        two.variables = tree
+        np.testing.assert_array_equal(two.add(X), 1 + 2 * X)
+
+    def test_two_models_and_an_original_may_hold_one_array(self, two, reload):
+        original, other = self.Two(), reload(self.Two(), {})
+        two.p.value = other.p.value = original.p.value
+        for model in (two, other, original, two, original, other):
+            model.add(X)
+        for model in (two, other, original):
+            np.testing.assert_array_equal(model.p, 1 + 2 * X)
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
@@ -629,6 +692,79 @@ def test_python_state_is_taken_as_it_is_at_save(reload):
     loaded = reload(model)
     model.factor = 7
     np.testing.assert_array_equal(loaded.f(X), 5 * X)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (2, 3),
+        ("square", "double"),
+        (jnp.square, jnp.sin),
+        (Mode.SQUARE, Mode.DOUBLE),
+        (np.float32(2), np.float32(3)),
+        (jnp.float32, jnp.int32),
+        (("square",), ("double",)),
+        (frozenset([1]), frozenset([1, 2])),
+        ({1}, {1, 2}),
+        ({"k": [1]}, {"k": [2]}),
+        (SimpleNamespace(n=1), SimpleNamespace(n=2)),
+    ],
+)
+def test_a_function_notices_that_a_python_attribute_has_changed(first, second, reload):
+    class Model:
+        def __init__(self):
+            self.mode = first
+
+        @function(input_signature=[PAIR])
+        def f(self, x):
+            return x * 2 if self.mode == first else x * 3
+
+    model = Model()
+    np.testing.assert_array_equal(model.f(X), 2 * X)
+    model.mode = second
+    np.testing.assert_array_equal(model.f(X), 3 * X)
+    np.testing.assert_array_equal(reload(model).f(X), 3 * X)
+    model.mode = first
+    np.testing.assert_array_equal(model.f(X), 2 * X)
+
+
+def test_an_overridden_method_and_the_one_it_overrides_share_the_state(reload):
+    class Base:
+        def __init__(self):
+            self.n = Variable(jnp.int32(0))
+
+        @function(input_signature=[PAIR])
+        def f(self, x):
+            self.n.value = self.n + 1
+            return 2 * x
+
+    class Derived(Base):
+        @function(input_signature=[PAIR])
+        def f(self, x):
+            return super().f(x) + super().f(x)
+
+    original = Derived()
+    loaded = reload(original)
+    for model in (loaded, original):
+        np.testing.assert_array_equal(model.f(X), 4 * X)
+        assert int(model.n) == 2
+
+
+def test_a_loaded_model_says_why_it_cannot_be_copied(counter):
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError) as refused:
+            attempt(counter)
+        assert str(refused.value) == (
+            "what was loaded cannot be copied or pickled: its programs and locks belong to this "
+            "process. Load the folder again, which gives another model with its own variables."
+        )
+
+
+def test_a_copy_of_an_original_has_state_of_its_own():
+    first = Counter()
+    first.inc()
+    second = copy.deepcopy(first)
+    assert [int(second.inc()), int(second.inc()), int(first.inc())] == [2, 3, 2]
 
 
 def test_random_state_goes_on_as_the_original_s(reload):

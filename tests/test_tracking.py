@@ -479,6 +479,16 @@ class TestUntracked:
 
         assert self.refusal(Model(), tmp_path) == self.MESSAGE.format("other.parts[0]")
 
+    def test_a_variable_of_the_class_is_followed_or_named(self, tmp_path):
+        class Model:
+            v = Variable(jnp.zeros(2))
+
+            @function(input_signature=[PAIR])
+            def f(self, x):
+                return x + self.v
+
+        assert "self.v" in self.refusal(Model(), tmp_path)
+
     def test_a_variable_in_a_set_is_told_by_its_name(self, tmp_path):
         class Model:
             def __init__(self):

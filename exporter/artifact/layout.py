@@ -109,6 +109,12 @@ def check_target(path: str | os.PathLike[str] | None, *, overwrite: bool) -> Pat
     target = _local_path(path)
     with _naming(target):
         _check_replaceable(target, overwrite=overwrite)
+        outer = next((folder for folder in target.parents if is_artifact(folder)), None)
+        if outer is not None:
+            raise ArtifactError(
+                f"cannot save to '{target}': '{outer}' is an artifact, and nothing else belongs "
+                "inside it. Save beside it."
+            )
         parent = next(folder for folder in target.parents if folder.exists())
         if not parent.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))

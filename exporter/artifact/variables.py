@@ -84,7 +84,7 @@ def write_variables(
 
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
     with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save((folder / VARIABLES).absolute(), tree)
+        checkpointer.save((folder / VARIABLES).resolve(), tree)
     _forget_place(folder / VARIABLES)
 
 
@@ -178,7 +178,7 @@ def _spec(folder: Path, record: VariableRecord) -> dict[str, Any]:
         "driver": "zarr",
         "kvstore": {
             "driver": "ocdbt",
-            "base": {"driver": "file", "path": f"{(folder / VARIABLES).absolute()}/"},
+            "base": {"driver": "file", "path": f"{(folder / VARIABLES).resolve()}/"},
             "path": f"{'.'.join(record.key)}/",
         },
         "recheck_cached_data": False,

@@ -26,13 +26,19 @@ def dtype_of(variable: TrackedVariable) -> DType:
     return as_dtype(dtype)
 
 
-def refuse_narrowing(variable: TrackedVariable) -> None:
-    """Refuse a NumPy array whose values do not fit the 32 bits that JAX makes of its 64.
+def check_value(variable: TrackedVariable) -> None:
+    """Refuse a value that cannot be saved as it is.
 
     Raises:
-      TrackingError: naming it. Fractions may be rounded, as JAX does.
+      TrackingError: naming a traced array that has outlived its trace, or a NumPy array whose
+        values do not fit the 32 bits that JAX makes of its 64. Fractions may be rounded.
     """
     value, dtype = variable.read(), dtype_of(variable)
+    if isinstance(value, jax.core.Tracer):
+        raise TrackingError(
+            f"{dotted(variable.path)} is a traced array without a value: it was assigned under "
+            "jax.jit, jax.grad or the like and has outlived the trace. Assign it an array."
+        )
     if not isinstance(value, np.ndarray) or isinstance(dtype, KeyType) or value.dtype == dtype:
         return
     with np.errstate(all="ignore"):
