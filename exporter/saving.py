@@ -29,7 +29,7 @@ from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.state import check_value, dtype_of
-from exporter.staging.tracing import ConcreteFunction
+from exporter.staging.tracing import LOCK, ConcreteFunction
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
@@ -79,18 +79,19 @@ def save(
     target = check_target(path, overwrite=overwrite)
     _refuse_trace()
     chosen = None if platforms is None else normalised_platforms(platforms)
-    graph = _tracked(obj, input_signature)
-    for variable in graph.variables:
-        check_value(variable)
-    draft = Draft(graph, chosen, options)
-    for tracked in graph.functions:
-        draft.add_function(tracked.function, dotted(tracked.path))
-    for node in graph.nodes:
-        draft.named_sources(node.signatures or ())
-    resolved, note = _resolve(obj, graph, signatures, draft)
-    draft.lower_all()
-    with staged(target, overwrite=overwrite) as folder:
-        _write(folder, draft, resolved, note)
+    with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
+        graph = _tracked(obj, input_signature)
+        for variable in graph.variables:
+            check_value(variable)
+        draft = Draft(graph, chosen, options)
+        for tracked in graph.functions:
+            draft.add_function(tracked.function, dotted(tracked.path))
+        for node in graph.nodes:
+            draft.named_sources(node.signatures or ())
+        resolved, note = _resolve(obj, graph, signatures, draft)
+        draft.lower_all()
+        with staged(target, overwrite=overwrite) as folder:
+            _write(folder, draft, resolved, note)
 
 
 def _refuse_trace() -> None:

@@ -24,7 +24,7 @@ class Misfit:
     """Why a value is not an array of a dtype.
 
     Attributes:
-      text: the end of a sentence, for example `"got 1e+40 (float), which is too large for float32"`.
+      text: the end of a sentence, such as `"got 257 (int), which bfloat16 cannot hold exactly"`.
     """
 
     text: str
