@@ -267,7 +267,7 @@ def test_a_function_with_no_result_at_all_may_be_empty_in_a_signature(reload):
         lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y + i, x),
         lambda x: jax.lax.scan(lambda total, y: (total + y, total), jnp.float32(0), x),
         lambda x: jax.lax.cond(x.sum() > 2, jnp.sin, jnp.cos, x),
-        lambda x: jax.vmap(lambda y: y**2)(x),
+        jax.vmap(lambda y: y**2),
         jax.grad(lambda x: (x**3).sum()),
         lambda x: [y + 1 for y in x],
     ],
