@@ -17,6 +17,7 @@ _HOMES = {
         "IncompatibleRuntimeError",
         "LoweringError",
         "NoDerivativeError",
+        "NotBatchableError",
         "StateError",
         "TracingError",
         "TrackingError",

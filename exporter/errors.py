@@ -13,6 +13,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   └── UnsafeProgramError                               a program calls unknown native code
 ├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
 ├── NoDerivativeError               (ValueError)         a program was saved without its derivative
+├── NotBatchableError               (NotImplementedError) a loaded function under jax.vmap
 ├── StateError                      (RuntimeError)       a variable cannot take or give a value
 └── MissingExtraError               (ImportError)        an optional dependency is not installed
 """
@@ -84,6 +85,10 @@ class IncompatibleRuntimeError(ExporterError, RuntimeError):
 
 class NoDerivativeError(ExporterError, ValueError):
     """A program was saved without its derivative, and somebody asks for a gradient."""
+
+
+class NotBatchableError(ExporterError, NotImplementedError):
+    """A loaded function was called under `jax.vmap`."""
 
 
 class StateError(ExporterError, RuntimeError):

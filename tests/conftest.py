@@ -1,6 +1,7 @@
 """Fixtures of many tests: a model saved and loaded here, or in a process without its code."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,3 +65,10 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return done.stdout
 
     return elsewhere
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Texts with an address in them name the same test in every process that runs some of them."""
+    if isinstance(val, str) and " at 0x" in val:
+        return re.sub(r" at 0x[0-9a-f]+", "", val)
+    return None

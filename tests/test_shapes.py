@@ -517,8 +517,8 @@ print("flax" in sys.modules)
             with pytest.raises(BindError) as refused:
                 call(floats(3))
             assert refused.value.problems == (
-                "there is no program for x with 1 axes, only for 2, 3, 4; tracing it failed with "
-                + untraced[1].reason,
+                "there is no program for x with 1 axes; it has programs for 2, 3, 4 axes. Tracing "
+                f"it failed with: {untraced[1].reason}",
             )
 
     def test_if_no_rank_traces_the_last_error_is_told(self, tmp_path):

@@ -209,7 +209,8 @@ def staged(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
             scratch.make_folders(target.parent)
             scratch.remove_leftovers(target)
             folder = stack.enter_context(scratch.beside(target))
-        yield folder
+        with _naming(target):
+            yield folder
         assert is_artifact(folder), "a save ends by writing its manifest"
         with _naming(target):
             _files_below(folder)

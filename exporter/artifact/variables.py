@@ -69,7 +69,11 @@ def key_of(path: Iterable[Scalar]) -> tuple[str, ...]:
 def write_variables(
     folder: Path, records: Sequence[VariableRecord], values: Sequence[object]
 ) -> None:
-    """Write the arrays under `folder/variables`. Without any there is no such folder."""
+    """Write the arrays under `folder/variables`. Without any there is no such folder.
+
+    Raises:
+      ArtifactError: if the disk does not take them.
+    """
     tree: Tree = {}
     for record, value in zip(records, values, strict=True):
         if record.storage == "empty":
@@ -83,8 +87,13 @@ def write_variables(
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save((folder / VARIABLES).resolve(), tree)
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save((folder / VARIABLES).resolve(), tree)
+    except Exception as error:  # Orbax passes on whatever the disk and TensorStore raise
+        raise ArtifactError(
+            f"the variables cannot be written: {_reason(error)}. Save to a disk with room for them."
+        ) from error
     _forget_place(folder / VARIABLES)
 
 
@@ -247,7 +256,7 @@ def _placed(parts: Parts, record: VariableRecord, sharding: jax.sharding.Shardin
 # What TensorStore adds to every error: its class, its settings, and where we know we are.
 _NOISE = re.compile(
     r"^[A-Z_]+: |Error opening \"zarr\" driver: | in OCDBT database at local file \"[^\"]*\""
-    r"| \[(?:tensorstore_spec|source locations).*"
+    r"|Failed writing: \"[^\"]*\": | \[(?:tensorstore_spec|source locations|os_error_code).*"
 )
 
 

@@ -87,8 +87,10 @@ def check_program(
     updates = [variables[number] for number in record.updates]
     arguments = _types([*state, *record.inputs])
     kept = (arguments[position] for position in record.kept_inputs)
-    # A program for several platforms is told first which one it runs on.
-    takes = (*(("tensor<i32>",) if len(record.platforms) > 1 else ()), *kept)
+    # A program for several platforms is told first which one it runs on, in 32 bits or, if it was
+    # saved with x64, in 64.
+    told = facts.takes[:1] if facts.takes[:1] == ("tensor<i64>",) else ("tensor<i32>",)
+    takes = (*(told if len(record.platforms) > 1 else ()), *kept)
     gives = _types([*updates, *record.outputs])
     for does, found, said in (("takes", facts.takes, takes), ("gives", facts.gives, gives)):
         if found != said:

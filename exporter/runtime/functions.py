@@ -10,6 +10,7 @@ import numpy as np
 
 from exporter.artifact.manifest import ConcreteRecord, structure_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
+from exporter.errors import NotBatchableError
 from exporter.keys import from_words, is_key, to_words
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import Variable, get_all, get_raw, is_tracing, set_raw
@@ -127,7 +128,16 @@ class LoadedConcrete:
     ) -> list[object]:
         """Inside another trace: its own variables must be part of that trace to be changed."""
         state = [to_words(variable.value) for variable in reads]
-        results = program.call_traced(*state, *plain)
+        try:
+            results = program.call_traced(*state, *plain)
+        except NotImplementedError as error:
+            if "call_exported" not in str(error):
+                raise
+            raise NotBatchableError(
+                f"{self.signature.name} cannot be called under jax.vmap: it was loaded, and has "
+                "the axes it was saved with. Save it with a named axis for the batch, or use "
+                "jax.lax.map."
+            ) from error
         for variable, value in zip(writes, results, strict=False):
             variable.value = from_words(value, as_dtype(variable.dtype))
         return _restored(results[len(writes) :], program.outputs)

@@ -29,6 +29,7 @@ class Node:
       children: the positions of the children among the nodes.
       index: the position among the variables or functions.
       value: the Python value.
+      token: what tells a value from others of its kind, for comparing layouts.
       signatures: for an object that was loaded, its signatures by name.
     """
 
@@ -38,6 +39,7 @@ class Node:
     children: tuple[int, ...] = ()
     index: int = -1
     value: Scalar = None
+    token: object = None
     signatures: tuple[tuple[str, object], ...] | None = None
 
 

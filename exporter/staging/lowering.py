@@ -1,7 +1,9 @@
 """A trace becomes one portable program for a set of platforms."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.extend.core
@@ -111,6 +113,7 @@ def lower(
       LoweringError: if the program holds a large constant, calls Python or a native function
         without a promise of stability, or cannot be expressed for a platform or at the target.
     """
+    variant = _without_prints(variant, name)
     _refuse_callbacks(variant, name)
     _refuse_constants(variant, name, max_constant_bytes)
     variables = tuple(dict.fromkeys(numbers[index] for index in variant.reads))
@@ -174,6 +177,55 @@ def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
             "still have it. Compute it with operations of jax.numpy and jax.lax."
         )
     return calls
+
+
+_PRINTS = ("debug_callback", "debug_print")
+
+
+def _without_prints(variant: Variant, name: str) -> Variant:
+    """The trace without `jax.debug` calls, which no program can hold and no result needs."""
+    dropped: list[str] = []
+    inner = _stripped(variant.jaxpr.jaxpr, dropped)
+    if not dropped:
+        return variant
+    warnings.warn(
+        f"{name} is saved without its jax.debug calls, which need Python: {'; '.join(dropped)}.",
+        stacklevel=2,
+    )
+    return replace(variant, jaxpr=jax.extend.core.ClosedJaxpr(inner, variant.jaxpr.consts))
+
+
+def _stripped(jaxpr: Any, dropped: list[str]) -> Any:
+    equations = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _PRINTS:
+            dropped.append(user_line(equation))
+            continue
+        params = {key: _inside(value, dropped) for key, value in equation.params.items()}
+        effects = _without_debug(equation.effects)
+        equations.append(equation.replace(params=params, effects=effects))
+    return jaxpr.replace(eqns=equations, effects=_without_debug(jaxpr.effects))
+
+
+def _inside(param: Any, dropped: list[str]) -> Any:
+    """A parameter of an equation with the programs in it stripped: bodies, branches."""
+    if isinstance(param, tuple | list) and param:
+        items = [_inside(item, dropped) for item in param]
+        same = all(new is old for new, old in zip(items, param, strict=True))
+        return param if same or hasattr(param, "_fields") else type(param)(items)
+    is_closed = isinstance(param, jax.extend.core.ClosedJaxpr)
+    if not is_closed and not isinstance(param, jax.extend.core.Jaxpr):
+        return param
+    inner = param.jaxpr if is_closed else param
+    if not any(equation.primitive.name in _PRINTS for equation in _equations(inner)):
+        return param
+    stripped = _stripped(inner, dropped)
+    return jax.extend.core.ClosedJaxpr(stripped, param.consts) if is_closed else stripped
+
+
+def _without_debug(effects: Any) -> Any:
+    kept = {effect for effect in effects if "DebugEffect" not in type(effect).__name__}
+    return type(effects)(kept)
 
 
 def _refuse_callbacks(variant: Variant, name: str) -> None:

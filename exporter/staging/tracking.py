@@ -111,7 +111,7 @@ class _Walk:
     def visit(self, value: object, path: Path, slot: Slot | None) -> int:
         """The position of the node for a value found at `path`, in `slot` if it can be swapped."""
         if value is None or isinstance(value, bool | int | float | str):
-            return self.add(Node("value", value=value))
+            return self.add(Node("value", value=value, token=type(value).__name__))
         value = as_function(value)
         box = self.box(value)
         if box is not None:
@@ -179,10 +179,14 @@ class _Walk:
                 yield name, getattr(value, name)
 
     def decorated(self, cls: type) -> list[str]:
-        """The names of the decorated functions of a class."""
+        """The names of the decorated functions of a class, and of variables that it holds."""
         if cls not in self.classes:
             attributes = _class_attributes(cls).items()
-            self.classes[cls] = [name for name, one in attributes if is_function(_unwrapped(one))]
+            self.classes[cls] = [
+                name
+                for name, one in attributes
+                if isinstance(one, Variable) or is_function(_unwrapped(one))
+            ]
         return self.classes[cls]
 
     def visit_tuple(
@@ -253,7 +257,13 @@ class _Walk:
 
 
 def _value_node(value: object) -> Node:
-    return Node("value", value=value if isinstance(value, Scalar) else None)
+    if isinstance(value, Scalar):
+        return Node("value", value=value, token=type(value).__name__)
+    try:
+        hash(value)
+    except TypeError:  # a set, say: it may change and stay the same object
+        return Node("value", token=(id(value), repr(value)))
+    return Node("value", token=(type(value), value))
 
 
 def _attributes(value: object) -> dict[str, object]:
