@@ -94,7 +94,7 @@ class Draft:
 
     def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
-            with restored(self.graph):
+            with restored(self.graph, function.name):
                 return [
                     trace(function.subject, inputs, self.graph)
                     for inputs in function.recorded_inputs()

@@ -17,6 +17,7 @@ from exporter.artifact.layout import (
     PROGRAMS,
     check_target,
     digest_bytes,
+    naming,
     record_files,
     staged,
 )
@@ -90,7 +91,7 @@ def save(
             draft.named_sources(node.signatures or ())
         resolved, note = _resolve(obj, graph, signatures, draft)
         draft.lower_all()
-        with staged(target, overwrite=overwrite) as folder:
+        with staged(target, overwrite=overwrite) as folder, naming(target):
             _write(folder, draft, resolved, note)
 
 

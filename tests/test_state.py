@@ -786,3 +786,23 @@ def test_random_state_goes_on_as_the_original_s(reload):
         found, wanted = loaded.draw(), original.draw()
         for name in ("new", "old"):
             np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_a_python_number_that_a_function_changes_is_told_when_saving(tmp_path):
+    class Counter:
+        def __init__(self):
+            self.n = 0
+
+        @function(input_signature=[TensorSpec((2,), "float32")])
+        def f(self, x):
+            self.n += 1
+            return x + self.n
+
+    counter = Counter()
+    with pytest.warns(UserWarning) as caught:
+        exporter.save(counter, tmp_path / "m", platforms=("cpu",))
+    assert str(caught[0].message) == (
+        "f changes n, which the saved function will not: only arrays are state. Hold it in a "
+        "Variable."
+    )
+    assert counter.n == 0

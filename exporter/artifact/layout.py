@@ -107,7 +107,7 @@ def check_target(path: str | os.PathLike[str] | None, *, overwrite: bool) -> Pat
       ArtifactError: if `path` is not that of a local folder, or nothing can be written there.
     """
     target = _local_path(path)
-    with _naming(target):
+    with naming(target):
         _check_replaceable(target, overwrite=overwrite)
         outer = next((folder for folder in target.parents if is_artifact(folder)), None)
         if outer is not None:
@@ -171,7 +171,7 @@ def _listed(names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def naming(target: Path) -> Iterator[None]:
     """Names the target in what the operating system has against a save."""
     try:
         yield
@@ -205,14 +205,13 @@ def staged(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     """
     target = check_target(path, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
-        with _naming(target):
+        with naming(target):
             scratch.make_folders(target.parent)
             scratch.remove_leftovers(target)
             folder = stack.enter_context(scratch.beside(target))
-        with _naming(target):
-            yield folder
+        yield folder
         assert is_artifact(folder), "a save ends by writing its manifest"
-        with _naming(target):
+        with naming(target):
             _files_below(folder)
             scratch.sync_all(folder)
             _move_into_place(folder, target, overwrite=overwrite)

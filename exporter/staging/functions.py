@@ -199,7 +199,7 @@ class Function:
                 self._check_narrower(inputs, args, kwargs)
         with LOCK:
             graph = track(surroundings(self))
-            with restored(graph):
+            with restored(graph, self.name):
                 concrete = trace(self.subject, inputs, graph)
         self._memory.types.setdefault(inputs.key, inputs)
         return concrete

@@ -189,7 +189,8 @@ def _without_prints(variant: Variant, name: str) -> Variant:
     if not dropped:
         return variant
     warnings.warn(
-        f"{name} is saved without its jax.debug calls, which need Python: {'; '.join(dropped)}.",
+        f"{name} is saved without what it prints with jax.debug, which needs Python: "
+        f"{'; '.join(dropped)}.",
         stacklevel=2,
     )
     return replace(variant, jaxpr=jax.extend.core.ClosedJaxpr(inner, variant.jaxpr.consts))

@@ -1,5 +1,6 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,13 @@ def check_value(variable: TrackedVariable) -> None:
         values do not fit the 32 bits that JAX makes of its 64. Fractions may be rounded.
     """
     value, dtype = variable.read(), dtype_of(variable)
-    if isinstance(value, jax.core.Tracer):
+    traced = isinstance(value, jax.core.Tracer)
+    if isinstance(value, jax.Array) and not traced and value.is_deleted():
+        raise TrackingError(
+            f"{dotted(variable.path)} is an array whose buffer was deleted: it was donated to a "
+            "compiled function. Assign what that function returned in its place."
+        )
+    if traced:
         raise TrackingError(
             f"{dotted(variable.path)} is a traced array without a value: it was assigned under "
             "jax.jit, jax.grad or the like and has outlived the trace. Assign it an array."
@@ -153,17 +160,41 @@ def exchanged(graph: TrackedGraph, values: Sequence[object]) -> Iterator[Callabl
 
 
 @contextmanager
-def restored(graph: TrackedGraph) -> Iterator[None]:
-    """After the block, objects, lists and dicts hold what they held before, flags and all."""
-    before = [(holder, _items(holder)) for _, holder in graph.holders]
+def restored(graph: TrackedGraph, function: str) -> Iterator[None]:
+    """After the block, objects, lists and dicts hold what they held before, flags and all.
+
+    Warns of Python numbers that the function changes: the saved function cannot.
+    """
+    before = [(path, holder, _items(holder)) for path, holder in graph.holders]
+    changed: list[str] = []
     try:
         yield
     finally:
-        for holder, old in before:
+        for path, holder, old in before:
+            changed += [dotted((*path, key)) for key in _changed(old, _items(holder))]  # type: ignore[arg-type]
             if isinstance(holder, list):
                 holder[:] = old.values()
             elif not isinstance(holder, tuple):
                 _restore(holder if isinstance(holder, dict) else _fields(holder), old)
+    if changed:
+        warnings.warn(
+            f"{function} changes {', '.join(changed)}, which the saved function will not: only "
+            "arrays are state. Hold it in a Variable.",
+            stacklevel=2,
+        )
+
+
+def _changed(old: dict[object, object], new: dict[object, object]) -> list[object]:
+    """The keys of the numbers that differ. Flags and texts say how to compute."""
+    return [
+        key
+        for key, value in old.items()
+        if isinstance(value, int | float | complex)
+        and not isinstance(value, bool)
+        and key in new
+        and isinstance(new[key], int | float | complex)
+        and new[key] != value
+    ]
 
 
 def _restore(fields: dict[Any, object], old: dict[Any, object]) -> None:
