@@ -29,6 +29,7 @@ from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
+from exporter.staging.lowering import check_target as check_stablehlo
 from exporter.staging.state import check_value, dtype_of
 from exporter.staging.tracing import LOCK, ConcreteFunction
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
@@ -80,6 +81,7 @@ def save(
     target = check_target(path, overwrite=overwrite)
     _refuse_trace()
     chosen = None if platforms is None else normalised_platforms(platforms)
+    check_stablehlo(options.stablehlo_version)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
         graph = _tracked(obj, input_signature)
         for variable in graph.variables:

@@ -799,7 +799,7 @@ def test_a_python_number_that_a_function_changes_is_told_when_saving(tmp_path):
             return x + self.n
 
     counter = Counter()
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="changes n") as caught:
         exporter.save(counter, tmp_path / "m", platforms=("cpu",))
     assert str(caught[0].message) == (
         "f changes n, which the saved function will not: only arrays are state. Hold it in a "

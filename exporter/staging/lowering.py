@@ -1,5 +1,6 @@
 """A trace becomes one portable program for a set of platforms."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,13 @@ _ALIASES = {"gpu": "cuda"}
 # first: nearly all programs need 0.9.0 only, composites such as top_k need 1.0.0. In between
 # lie the releases that brought a type or an operation, each worth a try before the newest.
 STABLEHLO_TARGETS = ("0.9.0", "1.0.0", "1.4.0", "1.8.0", "1.10.0", "1.12.0", "1.13.0", "1.15.0")
+
+
+# How JAX names what it cannot lower.
+_NAMED_CALL = re.compile(r"custom_call @\"?([\w$.]+)")
+_NO_RULE = re.compile(
+    r"primitive '(?P<primitive>[^']+)' not found for platforms? (?P<platforms>.*)"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,23 @@ def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def check_target(target: str) -> None:
+    """Refuse a version of StableHLO that this JAX does not write.
+
+    Raises:
+      LoweringError: naming those it writes.
+    """
+    newest, oldest = newest_stablehlo(), STABLEHLO_TARGETS[0]
+    numbers = re.fullmatch(r"(\d{1,5})\.(\d{1,5})\.(\d{1,5})", target)
+    version = tuple(map(int, numbers.groups())) if numbers else (-1,)
+    low, high = (tuple(map(int, end.split("."))) for end in (oldest, newest))
+    if target != "oldest" and not low <= version <= high:
+        raise LoweringError(
+            f"stablehlo_version={target!r} is not a version that JAX {jax.__version__} writes: "
+            f"{oldest!r} to {newest!r}, or 'oldest'."
+        )
+
+
 def lower(
     variant: Variant,
     name: str,
@@ -131,9 +156,7 @@ def lower(
     try:
         exported = export.export(jax.jit(flat), platforms=platforms)(*given)
     except (ValueError, NotImplementedError, KeyError) as error:
-        raise LoweringError(
-            f"{name} cannot be lowered for {', '.join(platforms)}: {_first_line(error)}"
-        ) from error
+        raise _cannot_lower(error, variant, name, platforms) from error
     bytecode, version = _portable(exported, name, target, keep_locations=keep_locations)
     return LoweredProgram(
         bytecode=bytecode,
@@ -172,11 +195,43 @@ def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
     calls = program_facts(bytecode).custom_calls
     unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
     if unstable:
-        raise LoweringError(
-            f"{name} calls {', '.join(unstable)}, of which nobody promises that later releases "
-            "still have it. Compute it with operations of jax.numpy and jax.lax."
-        )
+        raise _unstable(name, unstable)
     return calls
+
+
+def _unstable(name: str, calls: Sequence[str]) -> LoweringError:
+    return LoweringError(
+        f"{name} calls {', '.join(calls)}, of which nobody promises that later releases still have "
+        "it. Compute it with operations of jax.numpy and jax.lax."
+    )
+
+
+def _cannot_lower(
+    error: Exception, variant: Variant, name: str, platforms: Sequence[str]
+) -> LoweringError:
+    """What JAX has against lowering a trace, in words that say what to do."""
+    text = str(error)
+    calls = sorted(set(_NAMED_CALL.findall(text)))
+    if calls and "compatibility guarantees" in text:
+        return _unstable(name, calls)
+    missing = _NO_RULE.search(text)
+    if missing is None:
+        return LoweringError(
+            f"{name} cannot be lowered for {', '.join(platforms)}: {_first_line(error)}"
+        )
+    primitive = missing["primitive"]
+    without = [platform for platform in platforms if platform in missing["platforms"]]
+    lines = (
+        f" at {user_line(equation)}"
+        for equation in _equations(variant.jaxpr.jaxpr)
+        if equation.primitive.name == primitive
+    )
+    rest = tuple(platform for platform in platforms if platform not in without)
+    advice = f" Save it with platforms={rest!r}." if rest else ""
+    return LoweringError(
+        f"{name} cannot be lowered for {', '.join(without) or ', '.join(platforms)}: "
+        f"{primitive}{next(lines, '')} has no lowering there.{advice}"
+    )
 
 
 _PRINTS = ("debug_callback", "debug_print")
