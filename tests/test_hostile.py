@@ -573,11 +573,15 @@ LIES = {
     ),
     "a variable without a key": (
         of_variable(key=[]),
-        "variables[0].key is []: parts are not empty and have no dots.",
+        "variables[0].key is [], which is no path in a checkpoint.",
     ),
     "a variable with a key that leaves the folder": (
         of_variable(key=["..", "..", "etc"]),
-        "variables[0].key is ['..', '..', 'etc']: parts are not empty and have no dots.",
+        "variables[0].key is ['..', '..', 'etc'], which is no path in a checkpoint.",
+    ),
+    "a variable with a key that is absolute": (
+        of_variable(key=["/etc/passwd"]),
+        "variables[0].key is ['/etc/passwd'], which is no path in a checkpoint.",
     ),
     "a key twice": (of_variable(key=["count"]), "two variables have the same key."),
     "a key inside another": (
@@ -658,7 +662,15 @@ LIES = {
     ),
     "a parameter that is no name": (
         lambda d: d["functions"][0]["parameters"][0].update(name="not a name"),
-        "functions[0].parameters: 'not a name' is not a valid parameter name",
+        "functions[0] has a parameter 'not a name', which is no name.",
+    ),
+    "a parameter without a name": (
+        lambda d: d["functions"][0]["parameters"][0].update(name=""),
+        "functions[0] has a parameter '', which is no name.",
+    ),
+    "a parameter that Python has taken": (
+        lambda d: d["functions"][0]["parameters"][0].update(name="class"),
+        "functions[0].parameters: ...",
     ),
     "a default of no array": (
         lambda d: d["functions"][0]["parameters"][0].update(default={"kind": "array", "index": 3}),

@@ -94,6 +94,17 @@ def test_a_version_that_cannot_express_a_program_is_refused(tmp_path):
     assert message.startswith("best cannot be expressed in StableHLO 0.9.0: ")
 
 
+@pytest.mark.parametrize("version", ["99.0.0", "0.8.0", "newest", ""])
+def test_a_version_that_jax_does_not_write_is_refused(tmp_path, version):
+    options = SaveOptions(stablehlo_version=version)
+    newest = re.escape(stablehlo.get_current_version())
+    assert re.fullmatch(
+        rf"stablehlo_version='{re.escape(version)}' is not a version that JAX "
+        rf"{re.escape(jax.__version__)} writes: '0\.9\.0' to '{newest}', or 'oldest'\.",
+        refusal(tmp_path / "model", model(add_one), options=options),
+    )
+
+
 # The same each time.
 
 SOURCE = """
@@ -261,6 +272,24 @@ def test_every_call_of_python_is_named(tmp_path):
     assert re.search(r"pure_callback at \S+:\d+; io_callback at \S+:\d+\. Remove", message)
 
 
+def printing(self, x):
+    jax.debug.print("x is {}", x)
+    return jax.lax.cond(x[0] > 0, lambda y: jax.debug.callback(print, y) or y, jnp.sin, x)
+
+
+def test_prints_are_left_out_with_a_warning(tmp_path, capfd):
+    first = inspect.getsourcelines(printing)[1]
+    with pytest.warns(UserWarning, match="without what it prints") as warned:
+        saved(tmp_path / "model", model(printing))
+    assert [str(one.message) for one in warned] == [
+        "printing is saved without what it prints with jax.debug, which needs Python: "
+        f"{__file__}:{first + 1}; {__file__}:{first + 2}."
+    ]
+    result = exporter.load(tmp_path / "model").call([1.0, 2.0])
+    np.testing.assert_array_equal(result, [1, 2])
+    assert capfd.readouterr().out == ""
+
+
 LARGE = np.ones((600, 600), np.float32)
 
 
@@ -306,6 +335,31 @@ def test_native_functions_that_jax_promises_to_keep_are_listed(tmp_path):
     document = saved(tmp_path / "model", model(factor, TensorSpec((3, 3))), platforms=["cpu"])
     assert document["programs"][0]["custom_calls"] == ["lapack_spotrf_ffi"]
     assert "lapack_spotrf_ffi" in _export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE
+
+
+def native(self, x):
+    return jax.ffi.ffi_call("run_anything", jax.ShapeDtypeStruct((2,), "float32"))(x)
+
+
+def test_native_functions_that_nobody_promises_are_refused(tmp_path):
+    assert refusal(tmp_path / "model", model(native)) == (
+        "native calls run_anything, of which nobody promises that later releases still have it. "
+        "Compute it with operations of jax.numpy and jax.lax."
+    )
+
+
+def general_eigenvalues(self, x):
+    return jnp.linalg.eig(x)[0].real
+
+
+def test_an_operation_that_a_platform_lacks_is_named_with_its_place(tmp_path):
+    eig = model(general_eigenvalues, TensorSpec((2, 2)))
+    place = f"{__file__}:{inspect.getsourcelines(general_eigenvalues)[1] + 1}"
+    assert refusal(tmp_path / "model", eig) == (
+        f"general_eigenvalues cannot be lowered for tpu: eig at {place} has no lowering there. "
+        "Save it with platforms=('cpu', 'cuda', 'rocm')."
+    )
+    assert saved(tmp_path / "model", eig, platforms=["cpu"])["platforms"] == ["cpu"]
 
 
 # Called as FORMAT.md says, by MLIR and PJRT alone.

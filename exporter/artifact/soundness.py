@@ -7,6 +7,7 @@ without another check. `FORMAT.md` states each of these rules for other readers.
 
 import keyword
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -44,6 +45,9 @@ from signatures.dtypes import KeyType, as_dtype
 T = TypeVar("T")
 
 _WIDE = frozenset({"int64", "uint64", "float64", "complex128"})
+
+# A part of a variable's key: names of folders, without dots.
+_PART = re.compile(r"[^./]+(/[^./]+)*", re.DOTALL)
 
 # NumPy has no arrays of more axes.
 _MAX_AXES = 64
@@ -172,8 +176,8 @@ def _check_variables(manifest: Manifest) -> None:
         for scalar in variable.path:
             _check_scalar(f"{where}.path", scalar)
         _require(
-            variable.key and all(variable.key) and not any("." in key for key in variable.key),
-            f"{where}.key is {variable.key!r}: parts are not empty and have no dots.",
+            variable.key and all(map(_PART.fullmatch, variable.key)),
+            f"{where}.key is {variable.key!r}, which is no path in a checkpoint.",
         )
         _check_wide(where, [variable], manifest)
         total += _bytes_on_disk(where, variable)
@@ -262,6 +266,8 @@ def _check_function(
 ) -> None:
     _check_indices(f"{where}.concrete", function.concrete, len(concrete))
     for parameter in function.parameters:
+        named = parameter.name.isidentifier()
+        _require(named, f"{where} has a parameter {parameter.name!r}, which is no name.")
         _check_parameter(f"{where}.parameters", parameter)
     parameters = parameters_of(function.parameters)
     _made(f"{where}.parameters", partial(python_signature, parameters))
