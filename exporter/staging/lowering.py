@@ -202,7 +202,8 @@ def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
 def _unstable(name: str, calls: Sequence[str]) -> LoweringError:
     return LoweringError(
         f"{name} calls {', '.join(calls)}, of which nobody promises that later releases still have "
-        "it. Compute it with operations of jax.numpy and jax.lax."
+        "it. Compute it with other operations, or leave the platforms that need it out of "
+        "platforms=."
     )
 
 
