@@ -31,9 +31,6 @@ from signatures.tree import Scalar
 # What TensorStore keeps of the index of the checkpoint while it is read.
 _CACHE_BYTES = 100 * 2**20
 
-# How much is read before it is needed: enough to keep a disk busy while arrays are placed.
-_READ_AHEAD_BYTES = 2**30
-
 _MAX_PROBLEMS_IN_MESSAGE = 10
 
 # What TensorStore raises for files that it cannot read, and what is raised here.
@@ -108,9 +105,15 @@ def _forget_place(folder: Path) -> None:
 
 
 def read_variables(
-    folder: Path, records: Sequence[VariableRecord], sharding: jax.sharding.Sharding
+    folder: Path,
+    records: Sequence[VariableRecord],
+    sharding: jax.sharding.Sharding,
+    *,
+    read_ahead_bytes: int = 2**30,
 ) -> list[jax.Array]:
     """The arrays, in the order of the records, placed as `sharding` says.
+
+    Up to `read_ahead_bytes` are read before they are placed, which keeps a disk busy.
 
     Raises:
       ArtifactError: if the checkpoint does not hold them. Its `problems` has a line for each.
@@ -132,7 +135,7 @@ def read_variables(
     if problems:
         raise _damaged(folder / VARIABLES, problems)
     arrays = []
-    for record, parts in zip(records, _started(sources, sharding), strict=True):
+    for record, parts in zip(records, _started(sources, sharding, read_ahead_bytes), strict=True):
         try:
             arrays.append(_placed(parts, record, sharding))
         except _REFUSALS as error:
@@ -209,7 +212,9 @@ def _checked(store: Source, record: VariableRecord) -> Source:
     return store
 
 
-def _started(sources: Iterable[Source | None], sharding: jax.sharding.Sharding) -> Iterator[Parts]:
+def _started(
+    sources: Iterable[Source | None], sharding: jax.sharding.Sharding, ahead_bytes: int
+) -> Iterator[Parts]:
     """The parts of each array that devices here need, read a little ahead of their use."""
     ahead: deque[tuple[int, Parts]] = deque()
     waiting = 0
@@ -223,7 +228,7 @@ def _started(sources: Iterable[Source | None], sharding: jax.sharding.Sharding) 
             size = store.size * store.dtype.numpy_dtype.itemsize
         ahead.append((size, parts))
         waiting += size
-        while waiting > _READ_AHEAD_BYTES:
+        while waiting > ahead_bytes:
             size, parts = ahead.popleft()
             waiting -= size
             yield parts
