@@ -280,7 +280,7 @@ def test_a_manifest_full_of_nothing_takes_little_time_and_memory(folder, kind):
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     assert refusal(folder).startswith("MANIFEST is damaged: ")
     assert time.monotonic() - start < 10
-    # Well-formed nodes are 16 bytes in the file and 250 as objects.
+    # Well-formed nodes are 16 bytes in the file and 220 as objects.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 2**10
 
 

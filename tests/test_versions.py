@@ -32,9 +32,10 @@ needs_other = pytest.mark.skipif(
     "Python and JAX, nor from one",
 )
 
-# Both releases compile for the same processor, with other versions of XLA: sums are taken in
-# another order. The largest relative difference seen was 2e-6, for `svd`.
-TOLERANCE = 2e-5
+# Both releases compile for the same processor, with other versions of XLA. The largest relative
+# difference seen was 1.1e-7, one unit in the last place, for `fft`. Other processors may sum in
+# another order; 40 units are still far below any mistake.
+TOLERANCE = 5e-6
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ KINDS = {
     "top_k": kind(lambda x: lax.top_k(x, 3), (9,), tolerance=0),
     "float8": kind(eights, (6,), tolerance=0),
     "int4": kind(fours, (6,), tolerance=0),
-    "bfloat16": kind(lambda x: x * x + 1, (6,), dtype="bfloat16", tolerance=1e-2),
+    "bfloat16": kind(lambda x: x * x + 1, (6,), dtype="bfloat16", tolerance=2**-8),
     "complex": kind(lambda x: jnp.conj(x) * 2j, (3,), dtype="complex64"),
     "bits": kind(lambda x: (x ^ 21) << 2, (4,), dtype="uint8", tolerance=0),
     "gather": kind(lambda x: x.at[jnp.array([0, 2])].add(x[::-1][:2])[jnp.array([2, 1])], (4, 2)),

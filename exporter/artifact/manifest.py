@@ -45,7 +45,7 @@ FORMAT_VERSION = 1
 OLDEST_FORMAT_VERSION = 1
 
 # A manifest of 1,000 signatures with three inputs each takes 1.5 MiB. This leaves room for ten
-# times that, or for 30,000 variables. In memory, a hostile file can be 25 times as large.
+# times that, or for 30,000 variables. Reading a hostile file takes 30 times its size in memory.
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 # The dtypes that TensorStore does not know: a variable of one is stored as bytes, an element each.
