@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from exporter.artifact import manifest as records
+from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.stored import StoredConcrete, StoredFunction
 from exporter.errors import LoweringError
@@ -205,9 +205,9 @@ def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
 
 def _parameter_record(parameter: Parameter) -> records.ParameterRecord:
     if parameter.default is REQUIRED:
-        return records.parameter_record(parameter, None, [])
+        return encoding.parameter_record(parameter, None, [])
     structure, arrays = flatten(parameter.default, is_array_like)
-    return records.parameter_record(parameter, structure, [np.asarray(a) for a in arrays])
+    return encoding.parameter_record(parameter, structure, [np.asarray(a) for a in arrays])
 
 
 def _concrete_record(
@@ -219,12 +219,12 @@ def _concrete_record(
     return records.ConcreteRecord(
         name=source.name,
         inputs=[
-            records.tensor_record(name, spec, signature.defaults.get(name))
+            encoding.tensor_record(name, spec, signature.defaults.get(name))
             for name, spec in signature.inputs.items()
         ],
-        outputs=[records.tensor_record(name, spec) for name, spec in signature.outputs.items()],
-        arguments={name: records.part_of(part) for name, part in source.arguments.items()},
-        result=records.part_of(source.result),
+        outputs=[encoding.tensor_record(name, spec) for name, spec in signature.outputs.items()],
+        arguments={name: encoding.part_of(part) for name, part in source.arguments.items()},
+        result=encoding.part_of(source.result),
         programs=programs,
         signature_problem=source.signature_problem,
         untraced=[records.UntracedRecord(list(r), reason) for r, reason in source.untraced],
@@ -250,6 +250,6 @@ def _program_record(program: LoweredProgram) -> records.ProgramRecord:
         updates=list(program.updates),
         inputs=[_plain_tensor(spec) for spec in program.inputs],
         outputs=[_plain_tensor(spec) for spec in program.outputs],
-        dims=[records.dim_record(dim) for dim in program.dims],
+        dims=[encoding.dim_record(dim) for dim in program.dims],
         ranks=list(program.ranks),
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jax
 
-from exporter.artifact import manifest as records
+from exporter.artifact import encoding, records
 from exporter.artifact.layout import inside
 from exporter.artifact.layout import verify as verify_files
+from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactError, ArtifactNotFoundError
 from exporter.runtime.compat import check_program, check_runtime
@@ -50,7 +51,7 @@ def load(
 
 
 def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
-    manifest = records.read(folder)
+    manifest = read_manifest(folder)
     if verify:
         verify_files(folder, manifest.files)
     check_runtime(manifest, folder)
@@ -103,13 +104,13 @@ def _assemble(
             )
             for number in record.programs
         ]
-        signature = manifest.signature(index)
+        signature = encoding.signature_of(manifest, index)
         concrete.append(LoadedConcrete(record, signature, programs, variables, lock))
     functions = [
         LoadedFunction(
             record.name,
             record.doc,
-            records.parameters_of(record.parameters),
+            encoding.parameters_of(record.parameters),
             [concrete[number] for number in record.concrete],
         )
         for record in manifest.functions

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from exporter.artifact import manifest as records
+from exporter.artifact import encoding, records
 from exporter.artifact.layout import (
     MANIFEST,
     PROGRAMS,
@@ -21,6 +21,7 @@ from exporter.artifact.layout import (
     record_files,
     staged,
 )
+from exporter.artifact.manifest import digest_of, encode
 from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
@@ -238,7 +239,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         producer=_producer(),
         content=records.Content(
-            records.digest_of([records.digest_of(part) for part in parts]),
+            digest_of([digest_of(part) for part in parts]),
             values_id(entries, values),
         ),
         platforms=list(_common_platforms(draft)),
@@ -255,7 +256,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         nodes=nodes,
         files=list(record_files(folder)),
     )
-    (folder / MANIFEST).write_bytes(records.encode(manifest))
+    (folder / MANIFEST).write_bytes(encode(manifest))
 
 
 def _common_platforms(draft: Draft) -> tuple[str, ...]:
@@ -304,9 +305,9 @@ def _node_record(node: Node, draft: Draft) -> records.NodeRecord:
     return records.NodeRecord(
         kind=node.kind,  # type: ignore[arg-type]  # one of the kinds
         name=node.name,
-        keys=[records.scalar_record(key) for key in node.keys],
+        keys=[encoding.scalar_record(key) for key in node.keys],
         children=list(node.children),
         index=index,
-        value=records.scalar_record(node.value) if node.kind == "value" else None,
+        value=encoding.scalar_record(node.value) if node.kind == "value" else None,
         signatures=None if node.signatures is None else draft.named_sources(node.signatures),
     )

@@ -19,7 +19,7 @@ import pytest
 
 import exporter
 from exporter import Dim, TensorSpec, Variable
-from exporter.artifact import manifest as records
+from exporter.artifact import manifest as manifest_file
 from exporter.cli import main, one_line
 from exporter.cli.arrays import check_files, read_values, storable
 from exporter.errors import ArtifactError
@@ -181,7 +181,7 @@ def in_a_process(
 
 
 def test_show_prints_the_description(here, capsys):
-    manifest = records.read(Path("digits"))
+    manifest = manifest_file.read(Path("digits"))
     assert succeed(capsys, "show", "digits") == describe(manifest) + "\n"
     listed = describe(manifest, variables=True)
     assert succeed(capsys, "show", "digits", "--variables") == listed + "\n"
@@ -189,7 +189,7 @@ def test_show_prints_the_description(here, capsys):
 
 
 def test_show_prints_the_summary_as_json(here, capsys):
-    manifest = records.read(Path("digits"))
+    manifest = manifest_file.read(Path("digits"))
     assert json.loads(succeed(capsys, "show", "digits", "--json")) == summarise(manifest)
 
 
@@ -707,14 +707,14 @@ def test_a_damaged_artifact_is_named_in_one_line(here, capsys, artifacts, comman
     text = (artifacts / "digits/saved_model.json").read_text()
     Path("damaged/saved_model.json").write_text(damage(text))
     with pytest.raises(ArtifactError) as caught:
-        records.read(Path("damaged"))
+        manifest_file.read(Path("damaged"))
     message = fail(capsys, command, "damaged")
     assert message == f"exporter {command}: error: {one_line(caught.value)}"
     assert message.startswith(f"exporter {command}: error: damaged/saved_model.json is damaged")
 
 
 def test_every_damaged_file_is_named_in_one_line(here, capsys, artifacts):
-    files = records.read(artifacts / "one").files
+    files = manifest_file.read(artifacts / "one").files
     Path("damaged").mkdir()
     Path("damaged/saved_model.json").write_bytes((artifacts / "one/saved_model.json").read_bytes())
     shown = "; ".join(f"{record.path}: missing" for record in files[:10])
@@ -727,8 +727,8 @@ def test_every_damaged_file_is_named_in_one_line(here, capsys, artifacts):
 
 def test_an_artifact_of_another_format_is_refused_in_one_line(here, capsys, artifacts):
     Path("newer").mkdir()
-    manifest = msgspec.structs.replace(records.read(artifacts / "one"), format_version=99)
-    Path("newer/saved_model.json").write_bytes(records.encode(manifest))
+    manifest = msgspec.structs.replace(manifest_file.read(artifacts / "one"), format_version=99)
+    Path("newer/saved_model.json").write_bytes(manifest_file.encode(manifest))
     message = fail(capsys, "show", "newer")
     assert message.startswith(
         "exporter show: error: newer/saved_model.json is written in format 99; "

@@ -12,8 +12,9 @@ import pytest
 
 import exporter
 from exporter import Dim, TensorSpec, Variable
-from exporter.artifact import manifest as records
-from exporter.artifact.manifest import Manifest, ScalarRecord, VariableRecord
+from exporter.artifact import records
+from exporter.artifact.manifest import read as read_manifest
+from exporter.artifact.records import Manifest, ScalarRecord, VariableRecord
 from exporter.runtime.describe import describe, printable
 from exporter.runtime.summary import json_values, summarise
 
@@ -26,7 +27,7 @@ VECTOR = TensorSpec((3,), "float32")
 def manifest_of(model, folder, **options) -> Manifest:
     """The manifest of a saved model, without what differs between releases of JAX and days."""
     exporter.save(model, folder / "model", platforms=PLATFORMS, **options)
-    manifest = records.read(folder / "model")
+    manifest = read_manifest(folder / "model")
     files = [msgspec.structs.replace(p, stablehlo_version="0.9.0") for p in manifest.programs]
     return msgspec.structs.replace(
         manifest,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.artifact.manifest import FORMAT_VERSION
+from exporter.artifact.records import FORMAT_VERSION
 from exporter.artifact.schema import PUBLISHED
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,23 +22,22 @@ from hypothesis import strategies as st
 
 import exporter
 from exporter import ArtifactError, FormatVersionError
-from exporter.artifact import manifest as records
-from exporter.artifact.manifest import (
-    MAX_MANIFEST_BYTES,
+from exporter.artifact import manifest as manifest_file
+from exporter.artifact import records
+from exporter.artifact.encoding import (
     array_of,
     array_record,
-    decode,
-    encode,
     part_of,
     scalar_of,
     scalar_record,
     structure_of,
 )
+from exporter.artifact.manifest import MAX_MANIFEST_BYTES, decode, encode
 from exporter.artifact.schema import PUBLISHED, schema, text
 from exporter.artifact.variables import values_id
 from signatures.tree import Keyed, Leaf, Sequential, Static
 
-FOLDER = Path(records.__file__).parent
+FOLDER = Path(manifest_file.__file__).parent
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*/saved_model.json"))
 
 
@@ -87,7 +86,7 @@ def sealed(document: dict) -> bytes:
 
 
 def test_a_manifest_is_read_back_as_it_was(artifact):
-    manifest = records.read(artifact)
+    manifest = manifest_file.read(artifact)
     assert decode(encode(manifest), Path("again")) == manifest
 
 
@@ -218,7 +217,7 @@ def test_layout_and_the_order_of_fields_do_not_matter_to_the_digest(artifact, do
     shuffled = list(document.items())
     random.Random(0).shuffle(shuffled)
     data = json.dumps(dict(shuffled), indent=4, ensure_ascii=False).encode()
-    assert decode(data, Path("shuffled")) == records.read(artifact)
+    assert decode(data, Path("shuffled")) == manifest_file.read(artifact)
 
 
 def test_names_outside_of_ascii_have_the_digest_that_the_format_says(tmp_path):
@@ -334,7 +333,7 @@ def test_half_of_a_surrogate_pair_is_refused_when_it_is_saved(tmp_path):
 
 
 def test_a_manifest_that_no_reader_would_take_is_refused_when_it_is_saved(artifact):
-    manifest = records.read(artifact)
+    manifest = manifest_file.read(artifact)
     huge = msgspec.structs.replace(manifest, signature_note="x" * MAX_MANIFEST_BYTES)
     size = len(encode(manifest)) - len("null") + MAX_MANIFEST_BYTES + 2
     with pytest.raises(ArtifactError) as caught:
@@ -461,7 +460,7 @@ def test_the_schema_takes_nothing_that_reading_refuses_for_its_types(validator, 
     for _ in range(100):
         altered = having(document, chance.choice(fields_of(document)), chance.choice(odd))
         try:
-            msgspec.json.decode(json.dumps(altered).encode(), type=records._Stored)
+            msgspec.json.decode(json.dumps(altered).encode(), type=manifest_file._Stored)
         except msgspec.ValidationError:
             assert not validator.is_valid(altered)
         else:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exporter.artifact.manifest import AS_BYTES
+from exporter.artifact.records import AS_BYTES
 from exporter.artifact.variables import (
     key_of,
     read_variables,

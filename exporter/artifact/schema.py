@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.artifact.manifest import FORMAT, FORMAT_VERSION, Digest, Manifest
+from exporter.artifact.records import FORMAT, FORMAT_VERSION, Digest, Manifest
 
 PUBLISHED = "manifest.schema.json"
 

@@ -12,8 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from exporter.artifact.encoding import (
+    array_of,
+    dim_of,
+    parameters_of,
+    scalar_of,
+    scalar_record,
+    spec_of,
+)
 from exporter.artifact.layout import VARIABLES
-from exporter.artifact.manifest import (
+from exporter.artifact.records import (
     AS_BYTES,
     ArrayPart,
     ConcreteRecord,
@@ -32,12 +40,6 @@ from exporter.artifact.manifest import (
     StaticPart,
     TensorRecord,
     VariableRecord,
-    array_of,
-    dim_of,
-    parameters_of,
-    scalar_of,
-    scalar_record,
-    spec_of,
 )
 from signatures.arguments import python_signature
 from signatures.dtypes import KeyType, as_dtype

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.artifact.manifest import ConcreteRecord, ProgramRecord
+from exporter.artifact.records import ConcreteRecord, ProgramRecord
 from signatures.arguments import Parameter
 
 

@@ -21,8 +21,10 @@ import jax
 import numpy as np
 import tensorstore as ts
 
+from exporter.artifact.encoding import scalar_record
 from exporter.artifact.layout import VARIABLES
-from exporter.artifact.manifest import AS_BYTES, VariableRecord, digest_of, scalar_record, shown
+from exporter.artifact.manifest import digest_of, shown
+from exporter.artifact.records import AS_BYTES, VariableRecord
 from exporter.errors import ArtifactError
 from exporter.keys import from_words, to_words
 from signatures.dtypes import KeyType, as_dtype

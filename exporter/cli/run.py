@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from exporter.artifact import manifest as records
+from exporter.artifact import encoding, records
+from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.arrays import check_files, read_values, without_keys, write_file
 from exporter.cli.command import Command
 from exporter.runtime.describe import printable
@@ -55,9 +56,9 @@ def _execute(arguments: argparse.Namespace) -> None:
         arguments.parser.error("--overwrite is for the files that --out DIR writes")
     if arguments.json and out is not None:
         arguments.parser.error("--json prints the outputs and --out writes them: choose one")
-    manifest = records.read(arguments.folder)
+    manifest = read_manifest(arguments.folder)
     name = _chosen(manifest, arguments.signature)
-    signature = manifest.signature(manifest.signatures[name], name)
+    signature = encoding.signature_of(manifest, manifest.signatures[name], name)
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
     # before variables are read, which may take minutes.
     values = bind(

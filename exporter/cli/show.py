@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from exporter.artifact import manifest as records
+from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command
 from exporter.runtime.describe import describe
 from exporter.runtime.summary import summarise
@@ -25,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(arguments: argparse.Namespace) -> None:
-    manifest = records.read(arguments.folder)
+    manifest = read_manifest(arguments.folder)
     if arguments.json:
         print(json.dumps(summarise(manifest), indent=2))
     else:

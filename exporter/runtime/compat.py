@@ -6,12 +6,7 @@ import jax
 import jax.export
 import numpy as np
 
-from exporter.artifact.manifest import (
-    Manifest,
-    PlainTensorRecord,
-    ProgramRecord,
-    VariableRecord,
-)
+from exporter.artifact.records import Manifest, PlainTensorRecord, ProgramRecord, VariableRecord
 from exporter.errors import ArtifactError, IncompatibleRuntimeError, UnsafeProgramError
 from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,

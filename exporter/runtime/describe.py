@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from exporter.artifact.manifest import Manifest
+from exporter.artifact.records import Manifest
 from exporter.runtime.summary import (
     AttachedFunction,
     Bounds,

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from exporter.artifact.manifest import ConcreteRecord, structure_of
+from exporter.artifact.encoding import structure_of
+from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import NotBatchableError
 from exporter.keys import from_words, is_key, to_words

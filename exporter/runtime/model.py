@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from exporter.artifact.manifest import Manifest
+from exporter.artifact.records import Manifest
 from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedSignature
 from exporter.variable import Variable

@@ -6,7 +6,8 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from exporter.artifact.manifest import ProgramRecord, dim_of, spec_of
+from exporter.artifact.encoding import dim_of, spec_of
+from exporter.artifact.records import ProgramRecord
 from exporter.jax_internals import rebuild
 from signatures.dtypes import KeyType
 from signatures.errors import SpecError

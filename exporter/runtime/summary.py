@@ -12,7 +12,8 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from exporter.artifact.manifest import (
+from exporter.artifact.encoding import array_of, scalar_of, spec_of, structure_of
+from exporter.artifact.records import (
     ConcreteRecord,
     FunctionRecord,
     Manifest,
@@ -21,10 +22,6 @@ from exporter.artifact.manifest import (
     Part,
     TensorRecord,
     VariableRecord,
-    array_of,
-    scalar_of,
-    spec_of,
-    structure_of,
 )
 from signatures.arguments import REQUIRED, Opaque, Parameter, python_signature
 from signatures.dtypes import KeyType, as_dtype

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from exporter.artifact.manifest import Manifest, NodeRecord, scalar_of
+from exporter.artifact.encoding import scalar_of
+from exporter.artifact.records import Manifest, NodeRecord
 from exporter.runtime.functions import LoadedFunction
 from exporter.runtime.model import LoadedModel, LoadedObject, Signatures
 from exporter.variable import Variable

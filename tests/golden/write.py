@@ -20,7 +20,7 @@ import numpy as np
 
 import exporter
 from exporter import Dim, TensorSpec, Variable
-from exporter.artifact.manifest import FORMAT_VERSION
+from exporter.artifact.records import FORMAT_VERSION
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(3, 4) / 8
 BIAS = np.array([1, -1, 0.5, 2], np.float32)
