@@ -26,6 +26,7 @@ from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
+from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
@@ -107,31 +108,38 @@ def _refuse_trace() -> None:
 
 
 def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
-    graph = track(obj)
-    loaded = hasattr(type(obj), CARRIED)
+    """The graph of the object, with its forward pass as `__call__` if that is to be saved."""
+    forward = forward_pass_of(obj)
+    graph = track(forward.holder if forward else obj)
+    _refuse_reserved(obj, graph)
+    decorated = [name for name, _ in graph.root_functions()]
+    if input_signature is None:
+        if forward is None or forward.input_signature is None or decorated:
+            return graph
+        input_signature = forward.input_signature
+    if decorated:
+        raise ResolveError(
+            "input_signature= is for objects without decorated methods, but this one has "
+            f"{', '.join(decorated)}. Give the decorator an input_signature instead."
+        )
+    if forward is None:
+        raise ResolveError(
+            f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
+            "does not have."
+        )
+    function = Function(forward.function, input_signature, owner=forward.holder)
+    return graph.with_root_function("__call__", function)
+
+
+def _refuse_reserved(obj: object, graph: TrackedGraph) -> None:
     taken = [name for name in RESERVED if name in graph.nodes[0].keys]
-    if not loaded and hasattr(obj, "signatures"):
+    if not hasattr(type(obj), CARRIED) and hasattr(obj, "signatures"):
         taken = ["signatures"]
     if taken:
         raise TrackingError(
             f"the object has an attribute {taken[0]!r}, which a loaded model has for itself. "
             "Rename it before saving."
         )
-    if input_signature is None:
-        return graph
-    decorated = [name for name, _ in graph.root_functions()]
-    if decorated:
-        raise ResolveError(
-            "input_signature= is for objects without decorated methods, but this one has "
-            f"{', '.join(decorated)}. Give the decorator an input_signature instead."
-        )
-    if not callable(obj):
-        raise ResolveError(
-            f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
-            "does not have."
-        )
-    forward = Function(type(obj).__call__, input_signature, owner=obj)
-    return graph.with_root_function("__call__", forward)
 
 
 def _resolve(

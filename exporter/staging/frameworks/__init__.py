@@ -1,7 +1,7 @@
 """How the objects of other libraries are walked and their state swapped, one file for each."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,6 +29,23 @@ class BoxParts:
     collection: str
 
 
+@dataclass(frozen=True)
+class ForwardPass:
+    """What is saved for a model that has no decorated methods.
+
+    Attributes:
+      holder: the object that is saved: the model itself, or one made to hold its parts.
+      function: computes the forward pass. Its first parameter is the holder, the others are named
+        as callers know them.
+      input_signature: the inputs, if the model itself knows them, as `exporter.function` takes
+        them.
+    """
+
+    holder: object
+    function: Callable[..., object]
+    input_signature: Sequence[object] | Mapping[str, object] | None = None
+
+
 class Framework(Protocol):
     """What a file of this folder offers."""
 
@@ -44,6 +61,9 @@ class Framework(Protocol):
     def kind(self, value: object) -> Literal["object", "list", "dict"]:
         """What a node comes back as. The attributes of a list are its items in order."""
 
+    def forward_pass(self, root: object, /) -> ForwardPass | None:
+        """The forward pass of what is to be saved, or `None` if it is no model of the framework."""
+
     def opened(self, value: object) -> AbstractContextManager[None]:
         """Within the block the node may be changed, even under a trace."""
 
@@ -55,3 +75,10 @@ def frameworks() -> list[Framework]:
         for package, file in _FILES.items()
         if package in sys.modules
     ]
+
+
+def forward_pass_of(root: object) -> ForwardPass | None:
+    """The forward pass of a model, as its framework or its own `__call__` computes it."""
+    found = (framework.forward_pass(root) for framework in frameworks())
+    own = ForwardPass(root, type(root).__call__) if callable(root) else None
+    return next((one for one in found if one is not None), own)

@@ -15,7 +15,7 @@ from typing import Literal
 from flax import nnx
 from flax.nnx import tracers
 
-from exporter.staging.frameworks import BoxParts
+from exporter.staging.frameworks import BoxParts, ForwardPass
 from exporter.staging.slots import Slot
 
 # Attributes in which NNX keeps its own books.
@@ -67,6 +67,9 @@ class FlaxNnx:
         if isinstance(value, nnx.List):
             return "list"
         return "dict" if isinstance(value, nnx.Dict) else "object"
+
+    def forward_pass(self, _: object, /) -> ForwardPass | None:
+        return None  # a module is called by its own __call__, as any other object
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:
