@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _BASE = ("signatures", "exporter.errors")
 
-# Both touch JAX and are shared by staging and the runtime: the mutable array box, which models hold
-# before saving and again after loading, and the private parts of JAX that one side lowers with and
-# the other rebuilds with.
-_SHARED = ("exporter.variable", "exporter.keys", "exporter.jax_internals")
+# All touch JAX and are shared by staging and the runtime: the mutable array box, which models hold
+# before saving and again after loading, the nodes of registered classes, which both sides are
+# called with, and the private parts of JAX that one side lowers with and the other rebuilds with.
+_SHARED = ("exporter.variable", "exporter.keys", "exporter.pytrees", "exporter.jax_internals")
 
 # Each room and the rooms that it may import. A room is a module or a package; the longest name that
 # fits a module is its room. To add an arrow, change this table and say why in the change.
@@ -29,6 +29,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.errors": ("signatures",),
     "exporter.variable": _BASE,
     "exporter.keys": _BASE,
+    "exporter.pytrees": _BASE,
     "exporter.jax_internals": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
@@ -69,6 +70,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "jax": (
         "exporter.variable",
         "exporter.keys",
+        "exporter.pytrees",
         "exporter.jax_internals",
         "exporter.staging",
         "exporter.artifact.variables",
