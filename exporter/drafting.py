@@ -9,11 +9,13 @@ import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
+from exporter.artifact.manifest import digest_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction
-from exporter.errors import LoweringError
+from exporter.errors import LoweringError, TracingError
+from exporter.pytrees import opened
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
-from exporter.staging.inputs import is_array_like
+from exporter.staging.inputs import Inputs, is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
 from exporter.staging.state import restored
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
@@ -94,11 +96,10 @@ class Draft:
 
     def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
+            recorded = function.recorded_inputs()
+            _refuse_lookalikes(function.name, recorded)
             with restored(self.graph, function.name):
-                return [
-                    trace(function.subject, inputs, self.graph)
-                    for inputs in function.recorded_inputs()
-                ]
+                return [trace(function.subject, inputs, self.graph) for inputs in recorded]
         if isinstance(function, ConcreteFunction):
             return [function]
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
@@ -194,6 +195,22 @@ class Draft:
         self.bytecode.append(bytecode)
 
 
+def _refuse_lookalikes(name: str, recorded: Sequence[Inputs]) -> None:
+    """Refuse two types of arguments that an artifact would not tell apart."""
+    seen = set()
+    for inputs in recorded:
+        parts = [[key, encoding.part_of(part)] for key, part in inputs.arguments.items()]
+        key = digest_of([parts, [repr(spec) for spec in inputs.specs]])
+        if key in seen:
+            shown = ", ".join(f"{spec.name}: {spec}" for spec in inputs.specs)
+            raise TracingError(
+                f"{name} was called with two types of arguments that cannot be told apart once "
+                f"they are saved: ({shown}). They differ in what only their classes know, such as "
+                "a function that an object holds. Make two functions of it, or pass a name instead."
+            )
+        seen.add(key)
+
+
 def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
     if isinstance(function, Function):
         return function.subject.name, function.subject.doc, function.subject.parameters
@@ -206,7 +223,7 @@ def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
 def _parameter_record(parameter: Parameter) -> records.ParameterRecord:
     if parameter.default is REQUIRED:
         return encoding.parameter_record(parameter, None, [])
-    structure, arrays = flatten(parameter.default, is_array_like)
+    structure, arrays = flatten(parameter.default, is_array_like, opened)
     return encoding.parameter_record(parameter, structure, [np.asarray(a) for a in arrays])
 
 

@@ -13,6 +13,7 @@ from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import NotBatchableError
 from exporter.keys import from_words, is_key, to_words
+from exporter.pytrees import without_classes
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import Variable, get_all, get_raw, is_tracing, set_raw
 from signatures.arguments import (
@@ -31,6 +32,7 @@ from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
 from signatures.tree import unflatten
+from signatures.values import shown
 
 COPYING = (
     "what was loaded cannot be copied or pickled: its programs and locks belong to this process. "
@@ -289,7 +291,7 @@ class LoadedFunction:
         Raises:
           BindError: if they do not fit, saying what was expected and what was given.
         """
-        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        values = self._bound(args, kwargs)
         if len(self.concrete) == 1:
             concrete = self.concrete[0]
             bound, problems = concrete.bind_call(values)
@@ -299,6 +301,10 @@ class LoadedFunction:
             concrete, bound = self._choose(values)
         outputs = concrete.run(bound.values, concrete.paths, partial(self._refused, concrete))
         return unflatten(concrete.result, outputs)
+
+    def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        return {name: without_classes(value) for name, value in values.items()}
 
     def _refused(self, concrete: LoadedConcrete, problems: Sequence[str]) -> BindError:
         end = f"The signature is {concrete.signature}."
@@ -314,7 +320,7 @@ class LoadedFunction:
         Raises:
           BindError: if it was not saved for these types, listing those it was saved for.
         """
-        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        values = self._bound(args, kwargs)
         refusals = []
         for concrete in self.concrete:
             leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
@@ -329,7 +335,7 @@ class LoadedFunction:
             refusals.append((concrete, problems))
         if not self.concrete:
             raise self._never_saved()
-        raise self._no_match(refusals)
+        raise self._no_match(values, refusals)
 
     def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Bound]:
         """The most specific concrete function that fits: fewest conversions, then free axes."""
@@ -345,13 +351,19 @@ class LoadedFunction:
                 cost = _conversions(leaves, bound.values)
                 fitting.append(((cost, _openness(concrete.signature), order), concrete, bound))
         if not fitting:
-            raise self._no_match(refusals)
+            raise self._no_match(values, refusals)
         _, concrete, bound = min(fitting, key=lambda one: one[0])
         return concrete, bound
 
-    def _no_match(self, refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]]) -> BindError:
+    def _no_match(
+        self,
+        values: Mapping[str, object],
+        refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]],
+    ) -> BindError:
+        given = ", ".join(f"{name}: {shown(value)}" for name, value in values.items())
         lines = [
-            f"no type of arguments that {self.__name__}{self.__signature__} was saved for fits:"
+            f"no type of arguments that {self.__name__}{self.__signature__} was saved for fits:",
+            f"  given: {given or 'nothing'}",
         ]
         for number, (concrete, problems) in enumerate(refusals, 1):
             lines.append(f"  option {number}: {concrete.signature}")

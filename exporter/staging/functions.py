@@ -15,6 +15,7 @@ from typing import TypeVar, overload
 import jax
 import jax.numpy as jnp
 
+from exporter.pytrees import without_classes
 from exporter.staging.graph import TrackedGraph
 from exporter.staging.inputs import (
     Inputs,
@@ -208,7 +209,7 @@ class Function:
         self, inputs: Inputs, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         values = bind_arguments(self.python_signature, self.name, args, kwargs)
-        leaves, problems = match(inputs.arguments, values, len(inputs.specs))
+        leaves, problems = match(inputs.arguments, without_classes(values), len(inputs.specs))
         for spec, leaf in zip(inputs.specs, leaves, strict=True):
             if not spec.admits(leaf):
                 problems.append(f"{spec.name}: expected {spec}, got {leaf!r}")
@@ -251,7 +252,7 @@ class Function:
         inputs, python = self.inputs(), self.python_signature
         specs = {str(spec.name): spec for spec in inputs.specs}
         signature = named_by_path(Signature(self.name, specs, {}), inputs.arguments)
-        bound, problems = bind_call(signature, inputs.arguments, values)
+        bound, problems = bind_call(signature, inputs.arguments, without_classes(values))
         if problems:
             shown = ", ".join(f"{name}: {spec}" for name, spec in specs.items())
             raise refused(self.name, python, f"The inputs are ({shown}).", problems)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 import jax
 import numpy as np
 
+from exporter.pytrees import opened, without_classes
+from exporter.staging.frameworks import frameworks
 from signatures.arguments import REQUIRED, Parameter, match
 from signatures.binding import check_values
 from signatures.dtypes import KeyType
@@ -24,6 +26,7 @@ from signatures.tree import (
     flatten,
     leaf_paths,
     map_leaves,
+    own_parts,
 )
 
 # The words of JAX's own arithmetic over sizes.
@@ -67,7 +70,7 @@ def of_signature(
     for name, parameter in python.parameters.items():
         if name in given:
             trees[name] = given[name]
-            structure, _ = flatten(given[name], is_array_like)
+            structure, _ = _flatten(given[name])
             _refuse_statics(structure, given[name], name, f"{function}{python}")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             trees[name] = ()
@@ -91,7 +94,7 @@ def of_call(values: Mapping[str, object], function: str) -> Inputs:
 
 def flat_values(values: Mapping[str, object]) -> list[object]:
     """The arrays in the values of a call, in the order of the specs of `of_call`."""
-    leaves = (leaf for value in values.values() for leaf in flatten(value, is_array_like)[1])
+    leaves = (leaf for value in values.values() for leaf in _flatten(value)[1])
     return [
         leaf.__jax_array__() if callable(getattr(leaf, "__jax_array__", None)) else leaf  # type: ignore[attr-defined]
         for leaf in leaves
@@ -103,6 +106,18 @@ def is_array_like(value: object) -> bool:
     return isinstance(value, TensorSpec | np.generic) or (
         hasattr(value, "shape") and hasattr(value, "dtype")
     )
+
+
+def _flatten(value: object) -> tuple[Structure, list[object]]:
+    return flatten(value, is_array_like, _opened)
+
+
+def _opened(value: object) -> tuple[Sequential | Keyed, Sequence[object]] | None:
+    """Objects of classes of their own taken apart, but for those that hold a framework's state.
+
+    A function would work on a copy of such an object, and what it changes there would be lost.
+    """
+    return None if any(one.is_node(value) for one in frameworks()) else opened(value)
 
 
 def check_spec(spec: TensorSpec, where: str) -> None:
@@ -172,7 +187,7 @@ def _structures(
         if isinstance(tree, _Baked):
             structures[name] = _baked(tree.value)
             continue
-        structure, leaves = flatten(tree, is_array_like)
+        structure, leaves = _flatten(tree)
         _refuse_containers(structure, name, function)
         structures[name] = _shifted(structure, len(specs))
         for path, index in leaf_paths(structure, name):
@@ -185,7 +200,7 @@ def _structures(
 
 
 def _baked(value: object) -> Structure:
-    structure, leaves = flatten(value, is_array_like)
+    structure, leaves = _flatten(value)
     return map_leaves(structure, lambda index: _constant(leaves[index]))
 
 
@@ -194,6 +209,9 @@ def _constant(value: object) -> Structure:
         return Constant(np.asarray(value), value)
     except TypeError:  # a typed random key has no plain array
         return Static(repr(value), opaque=True, original=value)
+
+
+_NOTHING = Static(None)
 
 
 def _refuse_statics(structure: Structure, tree: object, name: str, function: str) -> None:
@@ -205,8 +223,9 @@ def _refuse_statics(structure: Structure, tree: object, name: str, function: str
             "these."
         )
     if isinstance(structure, Sequential | Keyed):
-        for item in structure.items:
-            _refuse_statics(item, tree, name, function)
+        for item in own_parts(structure):
+            if structure.static is None or item != _NOTHING:  # an object may have empty parts
+                _refuse_statics(item, tree, name, function)
 
 
 def _refuse_containers(structure: Structure, name: str, function: str) -> None:
@@ -216,7 +235,8 @@ def _refuse_containers(structure: Structure, name: str, function: str) -> None:
         if any(is_array_like(leaf) for leaf in leaves):
             raise BindError(
                 f"{function} is given a {type(structure.original).__name__} with arrays in it for "
-                f"{name!r}. Pass its arrays in a dict, a list, a tuple or a namedtuple."
+                f"{name!r}. Pass its arrays in a dict, a list, a tuple, a namedtuple or an object "
+                "of a class registered with JAX."
             )
     if isinstance(structure, Keyed):
         for key in structure.keys:
@@ -262,7 +282,9 @@ def _defaults(
         if default is REQUIRED or default is None:
             continue
         structure = inputs.arguments[name]
-        leaves, problems = match({name: structure}, {name: default}, len(inputs.specs))
+        leaves, problems = match(
+            {name: structure}, {name: without_classes(default)}, len(inputs.specs)
+        )
         paths = list(leaf_paths(structure, name))
         specs = {path: inputs.specs[index] for path, index in paths}
         found, more = check_values(Signature(function, specs, {}), [leaves[i] for _, i in paths])
