@@ -20,6 +20,7 @@ from exporter.jax_internals import (
     program_facts,
     user_line,
 )
+from exporter.keys import to_words
 from exporter.staging.tracing import Variant
 from signatures.spec import Dim, TensorSpec
 
@@ -300,7 +301,7 @@ def _refuse_callbacks(variant: Variant, name: str) -> None:
 
 def _refuse_constants(variant: Variant, name: str, max_bytes: int) -> None:
     for constant in variant.jaxpr.consts:
-        size = int(np.size(constant)) * np.dtype(getattr(constant, "dtype", float)).itemsize
+        size = np.asarray(to_words(constant)).nbytes
         if size > max_bytes:
             shape, dtype = np.shape(constant), constant.dtype
             raise LoweringError(
