@@ -40,16 +40,21 @@ class Branch:
     rebuild: Callable[[Sequence[object]], Any]
 
 
+def is_registered(value: object) -> bool:
+    """Whether the value is a node of a registered class, and no container of Python's own."""
+    if value is None or isinstance(value, list | tuple | dict):
+        return False
+    return not jax.tree_util.all_leaves((value,))
+
+
 def branch_of(value: object) -> Branch | None:
     """The parts of a node of a registered class, or `None` for anything else.
 
     Lists, tuples and dicts of any kind are something else: they are containers of Python's own.
     """
-    if value is None or isinstance(value, list | tuple | dict):
+    if not is_registered(value):
         return None
     pairs, treedef = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda v: v is not value)
-    if pairs and not pairs[0][0]:  # the value is a leaf: the way to it is empty
-        return None
     keys = tuple(_key(path[0]) for path, _ in pairs)
     return Branch(
         keys=keys,

@@ -85,6 +85,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "jaxlib": ("exporter.jax_internals",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "flax": ("exporter.staging.frameworks.flax_nnx",),
+    "equinox": ("exporter.staging.frameworks.equinox",),
 }
 
 # Modules inside a room above that must do without the package all the same.

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from exporter.staging.slots import Slot
+if TYPE_CHECKING:  # the files here know the slots, and the slots ask for frameworks
+    from exporter.staging.slots import Slot
 
 # The packages whose objects need a file of this folder, and that file. A file is imported only
 # when its package already is, so that nothing is paid for frameworks that are not in use.
-_FILES = {"flax": "flax_nnx"}
+_FILES = {"flax": "flax_nnx", "equinox": "equinox"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class BoxParts:
       collection: the framework's name for this kind of state.
     """
 
-    slot: Slot
+    slot: "Slot"
     trainable: bool
     collection: str
 
