@@ -61,12 +61,15 @@ def save(
     not at all.
 
     Args:
-      obj: an object with attributes: an instance of your class, a Flax module, a loaded model.
+      obj: an object with attributes: an instance of your class, a Flax module, a loaded model. Or a
+        pair of a function and its parameters: `(apply, params)`, a Linen module and its variables,
+        what Haiku's `transform` gives and its parameters.
       path: the folder to make. Its parents are made too.
       signatures: one function, which becomes `serving_default`, or functions by name. Each has an
         input signature, or is a concrete function or a loaded signature. `None` looks for the
         one decorated method of `obj` that can be the default; `{}` writes none.
-      input_signature: the inputs of `obj.__call__`, for an object without decorated methods.
+      input_signature: the inputs of `obj.__call__` or of the forward pass, for an object without
+        decorated methods: a list in order, or a dict by name that may have flags to bake in.
       platforms: where the programs run: of `cpu`, `cuda`, `rocm` and `tpu`, by default all. A
         loaded function keeps those it has.
       overwrite: whether an artifact that is at `path` is replaced.
@@ -113,10 +116,16 @@ def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGrap
     graph = track(forward.holder if forward else obj)
     _refuse_reserved(obj, graph)
     decorated = [name for name, _ in graph.root_functions()]
-    if input_signature is None:
-        if forward is None or forward.input_signature is None or decorated:
-            return graph
+    if input_signature is None and forward and not decorated:
+        if forward.input_signature is None and forward.holder is not obj:
+            raise ResolveError(
+                "a model apart from its parameters is saved as its forward pass. Pass "
+                "input_signature= with a spec for each of its inputs, in order or as a dict by "
+                "name."
+            )
         input_signature = forward.input_signature
+    if input_signature is None:
+        return graph
     if decorated:
         raise ResolveError(
             "input_signature= is for objects without decorated methods, but this one has "

@@ -20,7 +20,8 @@ import sys
 
 class Refused:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("flax", "conftest") or name.startswith("test_"):
+        refused = ("flax", "haiku", "equinox", "keras", "penzai", "optax", "conftest")
+        if name.partition(".")[0] in refused or name.startswith("test_"):
             raise ImportError(f"{name} is not for this process")
 
 sys.meta_path.insert(0, Refused())
@@ -41,7 +42,7 @@ def reload(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedMode
 
 @pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run a program in a process that can import neither flax nor a test; give what it prints.
+    """Run a program in a process that can import no framework and no test; give what it prints.
 
     It costs some four seconds, most of them the import of JAX.
     """

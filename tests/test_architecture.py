@@ -84,8 +84,9 @@ FENCES: dict[str, tuple[str, ...]] = {
     "jax._src": ("exporter.jax_internals",),
     "jaxlib": ("exporter.jax_internals",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
-    "flax": ("exporter.staging.frameworks.flax_nnx",),
     "equinox": ("exporter.staging.frameworks.equinox",),
+    "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
+    "haiku": ("exporter.staging.frameworks.haiku",),
 }
 
 # Modules inside a room above that must do without the package all the same.

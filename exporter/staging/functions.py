@@ -24,6 +24,7 @@ from exporter.staging.inputs import (
     of_call,
     of_signature,
     parameters_of,
+    with_baked,
 )
 from exporter.staging.slots import is_array
 from exporter.staging.state import restored
@@ -84,7 +85,7 @@ class Function:
         self._memories: dict[int, tuple[Callable[[], object], _Memory]] = {}
         self._memory = _Memory()
         functools.update_wrapper(self, python_function)
-        self.__signature__ = inspect.signature(self.call)
+        self.__signature__ = with_baked(inspect.signature(self.call), input_signature)
         if input_signature is not None:
             self._check_declaration()
 
@@ -111,7 +112,7 @@ class Function:
         bound = Function.__new__(Function)
         bound.__dict__.update(self.__dict__)
         bound.owner = instance
-        bound.__signature__ = inspect.signature(bound.call)
+        bound.__signature__ = with_baked(inspect.signature(bound.call), bound.input_signature)
         bound.__dict__["_memory"] = self._memory_of(instance)
         return bound
 
@@ -227,7 +228,7 @@ class Function:
           BindError: if the arguments do not fit the input signature.
         """
         if _is_tracing(args, kwargs):
-            return self.call(*args, **kwargs)
+            return self._call_plainly(args, kwargs)
         values = bind_arguments(self.python_signature, self.name, args, kwargs)
         if self.input_signature is not None:
             values = self._converted(values)
@@ -236,6 +237,13 @@ class Function:
             result, outputs = self._run(inputs, flat_values(values))
         self._memory.types.setdefault(inputs.key, inputs)
         return unflatten(result, outputs)
+
+    def _call_plainly(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        if isinstance(self.input_signature, Mapping):  # it may bake in other values than defaults
+            bound = self.python_signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        return self.call(*args, **kwargs)
 
     def _run(self, inputs: Inputs, arrays: list[object]) -> tuple[Structure, list[object]]:
         graph = track(surroundings(self))
@@ -296,8 +304,9 @@ def function(
       fn: the function. Left out when the decorator is given arguments.
       input_signature: for each parameter in order, or by name in a dict, a `TensorSpec`, a
         `jax.ShapeDtypeStruct`, an array, or a nesting of these. A parameter with a default value
-        may be left out: the value is then part of the saved function. Without a signature, the
-        function is saved for the types it is called with.
+        may be left out: the value is then part of the saved function. So is a number, flag, text
+        or `None` that a dict has for a parameter: it becomes the default. Without a signature,
+        the function is saved for the types it is called with.
       default: whether this is the signature called when none is named.
 
     Returns:

@@ -1,7 +1,7 @@
 """What a function is traced with: for each parameter, where arrays stand and what they are."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -32,7 +32,8 @@ from signatures.tree import (
 # The words of JAX's own arithmetic over sizes.
 _RESERVED = frozenset({"max", "min", "mod", "floordiv", "non_negative"})
 
-# One spec, or a nesting of them, or a value to bake in, for each positional parameter or by name.
+# One spec or a nesting of them for each positional parameter, or by name. By name it may also be a
+# plain value to bake in: a number, a flag, a text or `None`.
 InputSignature = Sequence[object] | Mapping[str, object]
 
 
@@ -66,9 +67,12 @@ def of_signature(
       SpecError: if two arrays have one name.
     """
     given = _by_parameter(python, input_signature, function)
+    baked = _baked_values(python, input_signature)
     trees: dict[str, object] = {}
     for name, parameter in python.parameters.items():
-        if name in given:
+        if name in baked:
+            trees[name] = _Baked(baked[name])
+        elif name in given:
             trees[name] = given[name]
             structure, _ = _flatten(given[name])
             _refuse_statics(structure, given[name], name, f"{function}{python}")
@@ -84,7 +88,30 @@ def of_signature(
                 "default either. Give one spec for each parameter, in order or as a dict by name."
             )
     inputs = _named(*_structures(trees, function), function)
-    return replace(inputs, defaults=_defaults(python, inputs, given, function))
+    specified = [name for name in given if name not in baked]
+    return replace(inputs, defaults=_defaults(python, inputs, specified, function))
+
+
+def with_baked(
+    python: inspect.Signature, input_signature: InputSignature | None
+) -> inspect.Signature:
+    """The parameters of a function, with the values that its input signature bakes in as defaults.
+
+    A parameter with others after it that must be given stays one that must be given.
+    """
+    baked = _baked_values(python, input_signature)
+    changed: list[inspect.Parameter] = []
+    may_be_left_out = True
+    for parameter in reversed(list(python.parameters.values())):
+        new = parameter
+        if parameter.name in baked and (
+            may_be_left_out or parameter.kind is parameter.KEYWORD_ONLY
+        ):
+            new = parameter.replace(default=baked[parameter.name])
+        if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD:
+            may_be_left_out = new.default is not REQUIRED
+        changed.append(new)
+    return python.replace(parameters=changed[::-1]) if baked else python
 
 
 def of_call(values: Mapping[str, object], function: str) -> Inputs:
@@ -117,7 +144,10 @@ def _opened(value: object) -> tuple[Sequential | Keyed, Sequence[object]] | None
 
     A function would work on a copy of such an object, and what it changes there would be lost.
     """
-    return None if any(one.is_node(value) for one in frameworks()) else opened(value)
+    found = opened(value)
+    if found and any(one.box(part) for one in frameworks() for part in found[1]):
+        return None
+    return found
 
 
 def check_spec(spec: TensorSpec, where: str) -> None:
@@ -144,7 +174,7 @@ def check_spec(spec: TensorSpec, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Baked:
-    """A default value that no spec covers: part of the trace, whatever it is."""
+    """A value that no spec covers, a default or a given one: part of the trace, whatever it is."""
 
     value: object
 
@@ -176,6 +206,23 @@ def _by_parameter(
             "the function has positional parameters."
         )
     return named | ({rest.name: extra} if rest and extra else {})
+
+
+def _baked_values(
+    python: inspect.Signature, input_signature: InputSignature | None
+) -> dict[str, Scalar]:
+    """The plain values in an input signature by name. A position without a spec is a mistake."""
+    if not isinstance(input_signature, Mapping):
+        return {}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        name: value
+        for name, value in input_signature.items()
+        if isinstance(value, Scalar)
+        and not is_array_like(value)
+        and name in python.parameters
+        and python.parameters[name].kind not in variadic
+    }
 
 
 def _structures(
@@ -273,7 +320,7 @@ def _named(
 
 
 def _defaults(
-    python: inspect.Signature, inputs: Inputs, given: Mapping[str, object], function: str
+    python: inspect.Signature, inputs: Inputs, given: Iterable[str], function: str
 ) -> dict[str, np.ndarray]:
     """The default values of the parameters that have a spec. `None` means that there is none."""
     defaults: dict[str, np.ndarray] = {}

@@ -68,8 +68,12 @@ class FlaxNnx:
             return "list"
         return "dict" if isinstance(value, nnx.Dict) else "object"
 
-    def forward_pass(self, _: object, /) -> ForwardPass | None:
-        return None  # a module is called by its own __call__, as any other object
+    def forward_pass(self, root: object, /) -> ForwardPass | None:
+        """The module that `nnx.split` took apart. A whole one has its own `__call__`, like any."""
+        if not isinstance(root, tuple) or not root or not isinstance(root[0], nnx.GraphDef):
+            return None
+        model = nnx.merge(*root)
+        return ForwardPass(model, type(model).__call__) if callable(model) else None
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:
