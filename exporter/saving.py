@@ -85,7 +85,7 @@ def save(
     chosen = None if platforms is None else normalised_platforms(platforms)
     check_stablehlo(options.stablehlo_version)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
-        graph = _tracked(obj, input_signature)
+        graph = _tracked(obj, input_signature, has_signatures=signatures is not None)
         for variable in graph.variables:
             check_value(variable)
         draft = Draft(graph, chosen, options)
@@ -107,14 +107,20 @@ def _refuse_trace() -> None:
         )
 
 
-def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
+def _tracked(
+    obj: object, input_signature: InputSignature | None, *, has_signatures: bool
+) -> TrackedGraph:
     """The graph of the object, with its forward pass as `__call__` if that is to be saved."""
     forward = forward_pass_of(obj)
     graph = track(forward.holder if forward else obj)
     _refuse_reserved(obj, graph)
     decorated = [name for name, _ in graph.root_functions()]
     if input_signature is None:
-        if forward is None or forward.input_signature is None or decorated:
+        if forward is None or decorated or (forward.input_signature is None and has_signatures):
+            return graph
+        if forward.problem is not None:
+            raise ResolveError(forward.problem)
+        if forward.input_signature is None:
             return graph
         input_signature = forward.input_signature
     if decorated:
@@ -127,7 +133,12 @@ def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGrap
             f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
             "does not have."
         )
-    function = Function(forward.function, input_signature, owner=forward.holder)
+    function = Function(
+        forward.function,
+        input_signature,
+        owner=forward.holder,
+        output_names=forward.output_names,
+    )
     return graph.with_root_function("__call__", function)
 
 

@@ -85,6 +85,10 @@ FENCES: dict[str, tuple[str, ...]] = {
     "jaxlib": ("exporter.jax_internals",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "flax": ("exporter.staging.frameworks.flax_nnx",),
+    "keras": (
+        "exporter.staging.frameworks.keras",
+        "exporter.staging.frameworks.keras_forward",
+    ),
 }
 
 # Modules inside a room above that must do without the package all the same.

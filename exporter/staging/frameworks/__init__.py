@@ -11,7 +11,7 @@ from exporter.staging.slots import Slot
 
 # The packages whose objects need a file of this folder, and that file. A file is imported only
 # when its package already is, so that nothing is paid for frameworks that are not in use.
-_FILES = {"flax": "flax_nnx"}
+_FILES = {"flax": "flax_nnx", "keras": "keras"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class ForwardPass:
         as callers know them.
       input_signature: the inputs, if the model itself knows them, as `exporter.function` takes
         them.
+      output_names: what the model itself calls the arrays of a list or tuple that it returns.
+      problem: why the model does not know its inputs, and what to do.
     """
 
     holder: object
     function: Callable[..., object]
     input_signature: Sequence[object] | Mapping[str, object] | None = None
+    output_names: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 class Framework(Protocol):
