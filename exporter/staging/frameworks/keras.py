@@ -18,10 +18,15 @@ from typing import Any, Literal
 
 import keras  # type: ignore[import-untyped]  # ships no type information
 
-from exporter.errors import TrackingError
+from exporter.errors import StateError, TrackingError
 from exporter.staging.frameworks import BoxParts, ForwardPass
 from exporter.staging.frameworks.keras_forward import forward_pass, unbuilt
 from exporter.staging.slots import AttributeSlot, Slot, is_array
+
+# They have variables, and are no part of a layer that holds them.
+_TOOLS = keras.Metric | keras.optimizers.Optimizer
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +57,7 @@ class Keras:
     """See `exporter.staging.frameworks.Framework`."""
 
     def is_node(self, value: object) -> bool:
-        return isinstance(value, keras.Layer)
+        return isinstance(value, keras.Layer | _TOOLS)
 
     def box(self, value: object) -> BoxParts | None:
         if isinstance(value, _Held):
@@ -65,19 +70,8 @@ class Keras:
         return BoxParts(_slot(value), value.trainable, collection)
 
     def attributes(self, value: object) -> Iterable[tuple[str, object]]:
-        layer: Any = value
-        if isinstance(layer, keras.Model):
-            layer.jax_state_sync()  # while `fit` runs, its variables are elsewhere
-        found: dict[str, object] = {"trainable": layer.trainable}  # BatchNormalization obeys it
-        if isinstance(layer, keras.Function | keras.Sequential):
-            kept = (one for one in layer.layers if not isinstance(one, keras.layers.InputLayer))
-            found["layers"] = {one.name: one for one in kept}
-        books = _books(isinstance(layer, keras.Model))
-        for name, item in vars(layer).items():
-            if name not in books and not _is_bookkeeping(item):
-                held = _Held(AttributeSlot(layer, name)) if is_array(item) else item
-                found.setdefault(_public_name(layer, name), held)
-        return [*found.items(), *_nameless(layer, found)]
+        found = _parts(value) if isinstance(value, keras.Layer) else {}
+        return [*found.items(), *_nameless(value, found)]
 
     def kind(self, _: object) -> Literal["object", "list", "dict"]:
         return "object"
@@ -87,8 +81,12 @@ class Keras:
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:
-        with _not_building(value), _losses_kept(value):
-            yield
+        with _errors_as_they_are(), _not_building(value):
+            if isinstance(value, keras.Layer):
+                with _losses_kept(value), _tools_kept(value):
+                    yield
+            else:
+                yield
 
 
 def _slot(variable: Any) -> KerasSlot:
@@ -117,16 +115,39 @@ def _books(is_model: bool) -> frozenset[str]:  # noqa: FBT001  # a cache is keye
     return frozenset(names)
 
 
-def _is_bookkeeping(item: object) -> bool:
-    """Whether an attribute holds nothing but tools of Keras: metrics, initializers and the like."""
+def _parts(layer: Any) -> dict[str, object]:
+    """What a layer is made of, and the values that say how it computes."""
+    if isinstance(layer, keras.Model):
+        layer.jax_state_sync()  # while `fit` runs, its variables are elsewhere
+    found: dict[str, object] = {"trainable": layer.trainable}  # BatchNormalization obeys it
+    if isinstance(layer, keras.Function | keras.Sequential):
+        kept = (one for one in layer.layers if not isinstance(one, keras.layers.InputLayer))
+        found["layers"] = {one.name: one for one in kept}
+    books = _books(isinstance(layer, keras.Model))
+    for name, item in vars(layer).items():
+        if name not in books and not _is_bookkeeping(item, layer):
+            held = _Held(AttributeSlot(layer, name)) if is_array(item) else item
+            found.setdefault(_public_name(layer, name), held)
+    return found
+
+
+def _is_bookkeeping(item: object, layer: object) -> bool:
+    """Whether an attribute is of no use without Keras: metrics, initializers and the like.
+
+    So are the lists of numbers by which Keras's own layers were made, such as strides.
+    """
     if isinstance(item, list | tuple | dict):
         items = item.values() if isinstance(item, dict) else item
-        return bool(item) and all(map(_is_bookkeeping, items))
+        settings = _PLAIN if _is_of_keras(layer) else ()
+        left_out = (isinstance(one, settings) or _is_bookkeeping(one, layer) for one in items)
+        return all(left_out) and (bool(item) or _is_of_keras(layer))
     if isinstance(item, keras.Layer | keras.Variable | keras.random.SeedGenerator):
         return False
-    tools = keras.Metric | keras.Loss | keras.optimizers.Optimizer
-    own = type(item).__module__.partition(".")[0] == "keras"
-    return isinstance(item, tools) or own
+    return isinstance(item, keras.Loss | _TOOLS) or _is_of_keras(item)
+
+
+def _is_of_keras(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "keras"
 
 
 def _public_name(layer: object, name: str) -> str:
@@ -137,11 +158,11 @@ def _public_name(layer: object, name: str) -> str:
     return public if isinstance(getattr(type(layer), public, None), property) else name
 
 
-def _nameless(layer: Any, found: dict[str, object]) -> Iterator[tuple[str, object]]:
-    """The variables that a layer has without holding them in an attribute, by their own names."""
+def _nameless(owner: Any, found: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """The variables that an object has and no attribute of it holds, by their own names."""
     reached = {id(variable) for item in found.values() for variable in _variables_in(item)}
     taken = set(found)
-    for variable in layer.variables:
+    for variable in owner.variables:
         if id(variable) not in reached:
             choices = (f"{variable.name}{f'_{n}' if n else ''}" for n in range(len(taken) + 1))
             name = next(choice for choice in choices if choice not in taken)
@@ -164,20 +185,23 @@ def _variables_in(item: object) -> Iterator[Any]:
 @contextmanager
 def _not_building(layer: Any) -> Iterator[None]:
     """Refuse to make variables within the block: under a trace they would have no values."""
-    fields = vars(layer)
-    build = fields.get("build")
-    if layer.built or build is None or getattr(build, "_is_default", False):
+    build = getattr(layer, "build", None)
+    if getattr(layer, "built", True) or getattr(build, "_is_default", False):
         yield
         return
 
     def refuse(*_: object, **__: object) -> None:
         raise TrackingError(unbuilt(layer))
 
-    fields["build"] = refuse
+    before = dict(vars(layer))
+    vars(layer)["build"] = refuse
     try:
         yield
     finally:
-        fields["build"] = build
+        if "build" in before:
+            vars(layer)["build"] = before["build"]
+        else:
+            del vars(layer)["build"]
 
 
 @contextmanager
@@ -190,6 +214,38 @@ def _losses_kept(layer: object) -> Iterator[None]:
     finally:
         fields["_losses"][:] = losses
         fields["_loss_ids"].intersection_update(known)
+
+
+@contextmanager
+def _tools_kept(layer: Any) -> Iterator[None]:
+    """Refuse to change metrics and optimizers, which are not saved with a layer."""
+    tools = [*vars(layer)["_metrics"], getattr(layer, "optimizer", None)]
+    variables = [variable for tool in tools if tool is not None for variable in tool.variables]
+    slots = [_slot(variable) for variable in variables]
+    before = [slot.read() for slot in slots]
+    yield
+    changed = [s for s, old in zip(slots, before, strict=True) if s.read() is not old]
+    for slot, old in zip(slots, before, strict=True):
+        slot.write(old)
+    if changed:
+        raise StateError(
+            f"the function assigns {changed[0].variable.path!r}, and the metrics and the optimizer "
+            f"of a model are not saved with it: this one is of {type(layer).__name__} "
+            f"{layer.name!r}. Leave it out of the function, or hold it beside the model in a class "
+            "of your own."
+        )
+
+
+@contextmanager
+def _errors_as_they_are() -> Iterator[None]:
+    """Within the block errors keep their class, which Keras loses as it adds to their text."""
+    was_enabled = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            keras.config.enable_traceback_filtering()
 
 
 FRAMEWORK = Keras()

@@ -34,6 +34,8 @@ def forward_pass(model: Any) -> ForwardPass:
     if structure is None:
         return _of_class(model)
     specs = _specs(structure)
+    if isinstance(model, keras.Sequential) and not any(map(_is_stateful, model.layers)):
+        specs = specs.with_shape(("batch", *specs.shape[1:]))  # it keeps the size of its first call
     name = specs.name if isinstance(specs, TensorSpec) else None
     taken = keyword.iskeyword(name or "") or name in ("self", "training")
     parameter = name if name and name.isidentifier() and not taken else "inputs"
@@ -154,6 +156,11 @@ def _recorded(model: Any, wanted: Sequence[str]) -> dict[str, TensorSpec] | None
         name: TensorSpec(("batch", *shapes[name][1:]) if shapes[name] else (), dtype)
         for name in wanted
     }
+
+
+def _is_stateful(layer: Any) -> bool:
+    """Whether a recurrent layer keeps one state for each row of its batch."""
+    return bool(getattr(layer, "stateful", False))
 
 
 def _is_axis(axis: object) -> bool:
