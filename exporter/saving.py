@@ -88,7 +88,7 @@ def save(
     chosen = None if platforms is None else normalised_platforms(platforms)
     check_stablehlo(options.stablehlo_version)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
-        graph = _tracked(obj, input_signature)
+        graph = _tracked(obj, input_signature, has_signatures=signatures is not None)
         for variable in graph.variables:
             check_value(variable)
         draft = Draft(graph, chosen, options)
@@ -110,20 +110,18 @@ def _refuse_trace() -> None:
         )
 
 
-def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
+def _tracked(
+    obj: object, input_signature: InputSignature | None, *, has_signatures: bool
+) -> TrackedGraph:
     """The graph of the object, with its forward pass as `__call__` if that is to be saved."""
     forward = forward_pass_of(obj)
     graph = track(forward.holder if forward else obj)
     _refuse_reserved(obj, graph)
     decorated = [name for name, _ in graph.root_functions()]
     if input_signature is None and forward and not decorated:
-        if forward.input_signature is None and forward.holder is not obj:
-            raise ResolveError(
-                "a model apart from its parameters is saved as its forward pass. Pass "
-                "input_signature= with a spec for each of its inputs, in order or as a dict by "
-                "name."
-            )
         input_signature = forward.input_signature
+        if input_signature is None and not has_signatures and forward.problem:
+            raise ResolveError(forward.problem)
     if input_signature is None:
         return graph
     if decorated:
@@ -136,7 +134,12 @@ def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGrap
             f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
             "does not have."
         )
-    function = Function(forward.function, input_signature, owner=forward.holder)
+    function = Function(
+        forward.function,
+        input_signature,
+        owner=forward.holder,
+        output_names=forward.output_names,
+    )
     return graph.with_root_function("__call__", function)
 
 

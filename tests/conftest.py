@@ -12,6 +12,9 @@ import pytest
 import exporter
 from exporter import LoadedModel
 
+# Keras reads it when it is imported, whichever test imports it first.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 ROOT = Path(__file__).parents[1]
 
 # What a model's own code and its framework are, a process that loads it must not need.

@@ -87,6 +87,10 @@ FENCES: dict[str, tuple[str, ...]] = {
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
     "haiku": ("exporter.staging.frameworks.haiku",),
+    "keras": (
+        "exporter.staging.frameworks.keras",
+        "exporter.staging.frameworks.keras_forward",
+    ),
 }
 
 # Modules inside a room above that must do without the package all the same.

@@ -71,6 +71,7 @@ class Function:
         *,
         is_default: bool = False,
         owner: object = None,
+        output_names: tuple[str, ...] = (),
     ) -> None:
         """See `exporter.function`, which is the way to make one."""
         # What binds the function: nothing for a static method, the class for a class method.
@@ -82,6 +83,7 @@ class Function:
         self.input_signature = input_signature
         self.is_default = is_default
         self.owner = owner
+        self._output_names = output_names
         self._memories: dict[int, tuple[Callable[[], object], _Memory]] = {}
         self._memory = _Memory()
         functools.update_wrapper(self, python_function)
@@ -167,7 +169,9 @@ class Function:
         signature = self.python_signature
         doc = inspect.getdoc(self.python_function)
         parameters = parameters_of(signature)
-        return Subject(self.call, self.name, doc, parameters, lambda: surroundings(self))
+        return Subject(
+            self.call, self.name, doc, parameters, lambda: surroundings(self), self._output_names
+        )
 
     def inputs(self) -> Inputs:
         """The declared inputs.

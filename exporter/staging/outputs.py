@@ -79,15 +79,20 @@ def spec_of(array: object) -> TensorSpec:
     return TensorSpec(shape, as_dtype(array.dtype))  # type: ignore[attr-defined]  # an array
 
 
-def output_names(result: Structure) -> tuple[list[str], str | None]:
+def output_names(result: Structure, given: Sequence[str] = ()) -> tuple[list[str], str | None]:
     """A name for each output, and why the outputs are not those of a signature, or `None`.
 
-    A signature returns one array, or a flat list, tuple, namedtuple or dict of them.
+    A signature returns one array, or a flat list, tuple, namedtuple or dict of them. The names
+    that are `given` are those of the items of a list or tuple.
     """
+    problem = _result_problem(result)
+    plain = isinstance(result, Sequential) and not result.fields
     pairs = list(leaf_paths(result))
+    if plain and problem is None and len(given) == len(pairs):
+        return list(given), None
     named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
     names = [path if named else f"output_{path or 0}" for path, _ in pairs]
-    return _unique(names), _result_problem(result)
+    return _unique(names), problem
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -167,6 +167,7 @@ class Subject:
       doc: its docstring.
       parameters: its parameters as Python knows them.
       surroundings: makes an object that holds what the function can reach by name.
+      output_names: names for the arrays of a list or tuple that it returns.
     """
 
     call: Callable[..., object]
@@ -174,6 +175,7 @@ class Subject:
     doc: str | None
     parameters: tuple[Parameter, ...]
     surroundings: Callable[[], object]
+    output_names: tuple[str, ...] = ()
 
 
 def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunction:
@@ -204,7 +206,7 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
     if len(results) > 1:
         raise TracingError(f"{subject.name} returns other structures for other numbers of axes.")
     result = results.pop()
-    names, problem = outputs_of.output_names(result)
+    names, problem = outputs_of.output_names(result, subject.output_names)
     variants = tuple(one.variant for one in traced)
     public = {str(spec.name): spec for spec in traced[0].public}
     outputs = {

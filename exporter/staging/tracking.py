@@ -257,9 +257,9 @@ class _Walk:
         return None
 
     def visit_box(self, value: object, box: tuple[Slot, bool, str], path: Path) -> int:
-        if id(value) in self.seen:
-            return self.seen[id(value)]
         slot, trainable, collection = box
+        if slot.key in self.seen:
+            return self.seen[slot.key]
         content = slot.read()
         if is_array(content):
             name = value.name if isinstance(value, Variable) else None
@@ -272,7 +272,7 @@ class _Walk:
                 if parts is None
                 else self.visit_parts(content, parts, path, slot)
             )
-        self.seen[id(value)] = index
+        self.seen[slot.key] = index
         return index
 
     def visit_array(self, place: Place | None, path: Path) -> int:

@@ -18,6 +18,7 @@ _FILES = {
     "flax_linen": "flax.linen",
     "haiku": "haiku",
     "equinox": "equinox",
+    "keras": "keras",
     "plain_functions": "builtins",
 }
 
@@ -47,11 +48,22 @@ class ForwardPass:
         as callers know them.
       input_signature: the inputs, if the model itself knows them, as `exporter.function` takes
         them.
+      output_names: what the model itself calls the arrays of a list or tuple that it returns.
+      problem: why the model does not know its inputs, and what to do.
     """
 
     holder: object
     function: Callable[..., object]
     input_signature: Sequence[object] | Mapping[str, object] | None = None
+    output_names: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+# Why the forward pass of a pair is not saved without being asked for.
+APART = (
+    "a model apart from its parameters is saved as its forward pass. Pass input_signature= with a "
+    "spec for each of its inputs, in order or as a dict by name."
+)
 
 
 class Models(Protocol):

@@ -19,7 +19,7 @@ from flax.errors import InvalidRngError, ScopeCollectionNotFound, ScopeParamNotF
 
 from exporter.errors import TracingError, TrackingError
 from exporter.staging.boxes import arrays_of, assign, bound_to_holder, boxed, holder_of
-from exporter.staging.frameworks import BoxParts, ForwardPass
+from exporter.staging.frameworks import APART, BoxParts, ForwardPass
 
 PyTree = Any
 
@@ -115,7 +115,7 @@ def _forward_pass(module: nn.Module, variables: PyTree) -> ForwardPass:
         for name, tree in variables.items()
         if name != _REPORTS
     }
-    return ForwardPass(holder_of(name, plain), _function(module, tuple(plain)))
+    return ForwardPass(holder_of(name, plain), _function(module, tuple(plain)), problem=APART)
 
 
 def _plain(tree: PyTree) -> PyTree:

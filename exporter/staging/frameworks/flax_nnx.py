@@ -15,7 +15,7 @@ from typing import Literal
 from flax import nnx
 from flax.nnx import tracers
 
-from exporter.staging.frameworks import BoxParts, ForwardPass
+from exporter.staging.frameworks import APART, BoxParts, ForwardPass
 from exporter.staging.slots import Slot
 
 # Attributes in which NNX keeps its own books.
@@ -73,7 +73,7 @@ class FlaxNnx:
         if not isinstance(root, tuple) or not root or not isinstance(root[0], nnx.GraphDef):
             return None
         model = nnx.merge(*root)
-        return ForwardPass(model, type(model).__call__) if callable(model) else None
+        return ForwardPass(model, type(model).__call__, problem=APART) if callable(model) else None
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:

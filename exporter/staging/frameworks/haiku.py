@@ -12,7 +12,7 @@ import haiku as hk
 
 from exporter.errors import TracingError, TrackingError
 from exporter.staging.boxes import arrays_of, assign, bound_to_holder, boxed, holder_of
-from exporter.staging.frameworks import ForwardPass
+from exporter.staging.frameworks import APART, ForwardPass
 
 PyTree = Any
 
@@ -51,7 +51,8 @@ def _forward_pass(apply: Callable[..., Any], trees: Mapping[str, PyTree]) -> For
         name: boxed(_plain(tree, name), name, trainable=name == "params")
         for name, tree in trees.items()
     }
-    return ForwardPass(holder_of("Transformed", plain), _function(apply, tuple(plain)))
+    holder = holder_of("Transformed", plain)
+    return ForwardPass(holder, _function(apply, tuple(plain)), problem=APART)
 
 
 def _plain(tree: object, name: str) -> dict[str, PyTree]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.errors import TrackingError
 from exporter.staging.boxes import bound_to_holder, holder_of
-from exporter.staging.frameworks import ForwardPass
+from exporter.staging.frameworks import APART, ForwardPass
 
 
 class PlainFunctions:
@@ -24,7 +24,8 @@ class PlainFunctions:
                 "positional parameter for them. Save (function, parameters), where "
                 "function(parameters, *inputs) is the forward pass."
             )
-        return ForwardPass(holder_of(name, {"params": parameters}), _function(apply))
+        holder = holder_of(name, {"params": parameters})
+        return ForwardPass(holder, _function(apply), problem=APART)
 
 
 def _takes_parameters(apply: Callable[..., Any]) -> bool:
