@@ -1,7 +1,8 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
+import operator
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -209,9 +210,24 @@ def _settle(before: Sequence[tuple[Path, object, dict[object, object]]]) -> None
     for _, holder, old in before:
         if not isinstance(holder, tuple):
             for key, value in _items(holder).items():
-                if value is not old.get(key) and is_update(old.get(key), value):
+                if value is old.get(key):
+                    continue
+                if is_update(old.get(key), value):
                     take_over(old[key], value)
                     _put_back(holder, key, old)
+                elif _holds_the_same(old.get(key), value):
+                    _put_back(holder, key, old)
+
+
+def _holds_the_same(old: object, new: object) -> bool:
+    """Whether `new` is a container made anew around the very things that are in `old`.
+
+    `nnx.jit` leaves such ones: it updates variables in place, and builds what holds them again.
+    """
+    if type(old) is not type(new) or not isinstance(old, list | tuple | Mapping):
+        return False
+    before, after = list(parts(old)), list(parts(new))
+    return len(before) == len(after) and all(map(operator.is_, before, after))
 
 
 def _items(holder: object) -> dict[object, object]:
