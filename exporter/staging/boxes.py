@@ -80,29 +80,51 @@ def assign(tree: PyTree, before: PyTree, after: PyTree, name: str) -> None:
             )
 
 
-def bound_to_holder(
-    forward: Callable[..., object], described: Callable[..., object], name: str, skipped: int
-) -> None:
-    """Tell Python, and so the saved function, how a forward pass is called.
+def method_of(
+    forward: Callable[..., object], described: Callable[..., object], skipped: int, extra: str = ""
+) -> Callable[..., object]:
+    """The forward pass as a method of the object that holds the trees, called as users know it.
 
     Args:
-      forward: takes the object that holds the trees, then what `described` takes after `skipped`.
+      forward: takes the object, then what `described` takes after the trees. Arguments that are
+        the default are left out, as most callers do: `jax.jit` would trace a flag that is given.
       described: has the parameters and the docstring.
-      name: of one more parameter, given by keyword or `None`. Empty if there is none.
       skipped: how many of its parameters are the trees.
+      extra: the name of one more parameter, given by keyword or `None`. Empty if there is none.
     """
     parameters = list(inspect.signature(described).parameters.values())
     if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
         parameters = parameters[skipped:]
-    holder = inspect.Parameter("__holder__", inspect.Parameter.POSITIONAL_ONLY)
-    added = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) if name else None
     last = [p for p in parameters if p.kind is p.VAR_KEYWORD]
     first = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    forward.__name__ = "__call__"
-    forward.__doc__ = inspect.getdoc(described)
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # Python's own protocol
-        [holder, *first, *([added] if added else []), *last]
-    )
+    if extra:
+        first.append(inspect.Parameter(extra, inspect.Parameter.KEYWORD_ONLY, default=None))
+    own = inspect.Signature([*first, *last])
+
+    def method(holder: SimpleNamespace, /, *args: object, **kwargs: object) -> object:
+        args, kwargs = _without_defaults(own, args, kwargs)
+        return forward(holder, *args, **kwargs)
+
+    owner = inspect.Parameter("__holder__", inspect.Parameter.POSITIONAL_ONLY)
+    method.__name__ = "__call__"
+    method.__doc__ = inspect.getdoc(described)
+    method.__signature__ = own.replace(parameters=[owner, *first, *last])  # type: ignore[attr-defined]  # Python's own protocol
+    return method
+
+
+def _without_defaults(
+    signature: inspect.Signature, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    parameters = signature.parameters
+    positional = [p for p in parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    while args and len(args) <= len(positional) and args[-1] is positional[len(args) - 1].default:
+        args = args[:-1]
+    kept = {
+        name: value
+        for name, value in kwargs.items()
+        if name not in parameters or value is not parameters[name].default
+    }
+    return args, kept
 
 
 def _is_box(value: object) -> bool:

@@ -18,7 +18,7 @@ from flax.core import meta, unfreeze
 from flax.errors import InvalidRngError, ScopeCollectionNotFound, ScopeParamNotFoundError
 
 from exporter.errors import TracingError, TrackingError
-from exporter.staging.boxes import arrays_of, assign, bound_to_holder, boxed, holder_of
+from exporter.staging.boxes import arrays_of, assign, boxed, holder_of, method_of
 from exporter.staging.frameworks import APART, BoxParts, ForwardPass
 
 PyTree = Any
@@ -145,8 +145,7 @@ def _function(module: Any, collections: tuple[str, ...]) -> Callable[..., object
             assign(getattr(holder, name), before[name], _plain(after.get(name, {})), name)
         return result
 
-    bound_to_holder(forward, call, "" if own_rngs else "rngs", 0)
-    return forward
+    return method_of(forward, call, 0, "" if own_rngs else "rngs")
 
 
 def _no_rng(module: nn.Module, error: InvalidRngError) -> str:

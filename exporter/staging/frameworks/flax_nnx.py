@@ -61,7 +61,7 @@ class FlaxNnx:
             return [(str(index), item) for index, item in enumerate(value)]
         attributes = vars(value).items()
         kept = [(name, item) for name, item in attributes if not name.startswith(_PRIVATE)]
-        return sorted(kept, key=lambda pair: pair[0])
+        return sorted(((name, _by_text(item)) for name, item in kept), key=lambda pair: pair[0])
 
     def kind(self, value: object) -> Literal["object", "list", "dict"]:
         if isinstance(value, nnx.List):
@@ -79,6 +79,19 @@ class FlaxNnx:
     def opened(self, value: object) -> Iterator[None]:
         with _in_this_trace(vars(value)["_pytree__state"]):
             yield
+
+
+def _by_text(item: object) -> object:
+    """The item, or variables that stand in a dict under paths as `nnx.SpectralNorm` has them.
+
+    The keys of a dict that is saved are text. A dict made for the walk will do: it is the variables
+    whose values are exchanged.
+    """
+    if not isinstance(item, dict) or not any(isinstance(key, tuple) for key in item):
+        return item
+    if not all(isinstance(value, nnx.Variable) for value in item.values()):
+        return item
+    return {"/".join(map(str, k)) if isinstance(k, tuple) else k: v for k, v in item.items()}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import haiku as hk
 
 from exporter.errors import TracingError, TrackingError
-from exporter.staging.boxes import arrays_of, assign, bound_to_holder, boxed, holder_of
+from exporter.staging.boxes import arrays_of, assign, boxed, holder_of, method_of
 from exporter.staging.frameworks import APART, ForwardPass
 
 PyTree = Any
@@ -75,7 +75,7 @@ def _function(apply: Callable[..., Any], trees: tuple[str, ...]) -> Callable[...
 
     def forward(holder: SimpleNamespace, /, *args: object, **kwargs: object) -> object:
         before = {name: arrays_of(getattr(holder, name)) for name in trees}
-        key = [kwargs.pop("rng")] if takes_key else []
+        key = [kwargs.pop("rng", None)] if takes_key else []
         try:
             result = apply(*before.values(), *key, *args, **kwargs)
         except ValueError as error:
@@ -91,9 +91,7 @@ def _function(apply: Callable[..., Any], trees: tuple[str, ...]) -> Callable[...
             assign(holder.state, before["state"], _plain(state, "state"), "state")
         return result
 
-    bound_to_holder(forward, apply, "rng" if takes_key else "", len(trees) + takes_key)
-    forward.__doc__ = None  # that of `apply` says nothing about the model
-    return forward
+    return method_of(forward, apply, len(trees) + takes_key, "rng" if takes_key else "")
 
 
 FRAMEWORK = Haiku()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from exporter.errors import TrackingError
-from exporter.staging.boxes import bound_to_holder, holder_of
+from exporter.staging.boxes import holder_of, method_of
 from exporter.staging.frameworks import APART, ForwardPass
 
 
@@ -37,8 +37,7 @@ def _function(apply: Callable[..., Any]) -> Callable[..., object]:
     def forward(holder: SimpleNamespace, /, *args: object, **kwargs: object) -> object:
         return apply(holder.params, *args, **kwargs)
 
-    bound_to_holder(forward, apply, "", 1)
-    return forward
+    return method_of(forward, apply, 1)
 
 
 FRAMEWORK = PlainFunctions()
