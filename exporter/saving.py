@@ -32,6 +32,7 @@ from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.lowering import check_target as check_stablehlo
+from exporter.staging.partitioning import partition_spec
 from exporter.staging.state import check_value, dtype_of
 from exporter.staging.tracing import LOCK, ConcreteFunction
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
@@ -229,6 +230,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
             trainable=variable.trainable,
             collection=variable.collection,
             name=variable.name,
+            partition_spec=partition_spec(value),
         )
         for variable, value in zip(variables, values, strict=True)
     ]

@@ -109,17 +109,21 @@ def _forget_place(folder: Path) -> None:
 def read_variables(
     folder: Path,
     records: Sequence[VariableRecord],
-    sharding: jax.sharding.Sharding,
+    sharding: jax.sharding.Sharding | Sequence[jax.sharding.Sharding],
     *,
     read_ahead_bytes: int = 2**30,
 ) -> list[jax.Array]:
-    """The arrays, in the order of the records, placed as `sharding` says.
+    """The arrays, in the order of the records, placed as `sharding` says: all alike, or each.
 
-    Up to `read_ahead_bytes` are read before they are placed, which keeps a disk busy.
+    Only the parts that devices of this process hold are read. Up to `read_ahead_bytes` are read
+    before they are placed, which keeps a disk busy.
 
     Raises:
       ArtifactError: if the checkpoint does not hold them. Its `problems` has a line for each.
     """
+    shardings = (
+        [sharding] * len(records) if isinstance(sharding, jax.sharding.Sharding) else list(sharding)
+    )
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
     opening = [
         None
@@ -137,9 +141,10 @@ def read_variables(
     if problems:
         raise _damaged(folder / VARIABLES, problems)
     arrays = []
-    for record, parts in zip(records, _started(sources, sharding, read_ahead_bytes), strict=True):
+    started = _started(sources, shardings, read_ahead_bytes)
+    for record, place, parts in zip(records, shardings, started, strict=True):
         try:
-            arrays.append(_placed(parts, record, sharding))
+            arrays.append(_placed(parts, record, place))
         except _REFUSALS as error:
             problems.append(f"{'/'.join(record.key)}: {_reason(error)}")
     if problems:
@@ -155,6 +160,7 @@ def variable_record(
     trainable: bool,
     collection: str,
     name: str | None = None,
+    partition_spec: list[str | list[str] | None] | None = None,
 ) -> VariableRecord:
     """The manifest's entry for an array."""
     return VariableRecord(
@@ -166,6 +172,7 @@ def variable_record(
         collection=collection,
         name=name,
         storage=storage_of(dtype, shape),  # type: ignore[arg-type]  # one of the three
+        partition_spec=partition_spec,
     )
 
 
@@ -215,12 +222,14 @@ def _checked(store: Source, record: VariableRecord) -> Source:
 
 
 def _started(
-    sources: Iterable[Source | None], sharding: jax.sharding.Sharding, ahead_bytes: int
+    sources: Iterable[Source | None],
+    shardings: Iterable[jax.sharding.Sharding],
+    ahead_bytes: int,
 ) -> Iterator[Parts]:
     """The parts of each array that devices here need, read a little ahead of their use."""
     ahead: deque[tuple[int, Parts]] = deque()
     waiting = 0
-    for store in sources:
+    for store, sharding in zip(sources, shardings, strict=True):
         parts: Parts = {}
         size = 0
         if store is not None:
