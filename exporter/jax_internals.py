@@ -142,10 +142,13 @@ def _forget_meshes(module: ir.Module) -> None:
     found = _by_name(module, "sdy.manual_computation", "sdy.sharding_constraint", "sdy.mesh")
     if found["sdy.manual_computation"]:
         return
+    # With explicit axes JAX constrains every array to what its type says. The types of arrays that
+    # nobody splits say that they are whole, which the user did not ask for.
+    has_typed = _forget_types(module)
     for operation in found["sdy.sharding_constraint"]:
         value = operation.operands[0]
         spec = _spec_of(sdy.TensorShardingAttr(operation.attributes["sharding"]))
-        if spec is not None:
+        if spec is not None and (any(spec) or not has_typed):
             value = _marked(module, operation, json.dumps(spec, separators=(",", ":")))
         operation.results[0].replace_all_uses_with(value)
         operation.erase()
@@ -153,6 +156,22 @@ def _forget_meshes(module: ir.Module) -> None:
         operation.erase()
     count = ir.IntegerAttr.get(ir.IntegerType.get_signless(32, module.context), 1)
     module.operation.attributes["mhlo.num_partitions"] = count
+
+
+def _forget_types(module: ir.Module) -> bool:
+    """Drop what the types of arguments and results say of shardings; whether there was any."""
+    found = False
+    for function in _by_name(module, "func.func")["func.func"]:
+        for field in ("arg_attrs", "res_attrs"):
+            if field in function.attributes:
+                kept = []
+                for one in map(ir.DictAttr, ir.ArrayAttr(function.attributes[field])):
+                    names = [one[position].name for position in range(len(one))]
+                    found = found or "sdy.sharding" in names
+                    rest = {name: one[name] for name in names if name != "sdy.sharding"}
+                    kept.append(ir.DictAttr.get(rest, module.context))
+                function.attributes[field] = ir.ArrayAttr.get(kept, module.context)
+    return found
 
 
 def _spec_of(sharding: sdy.TensorShardingAttr) -> Spec | None:

@@ -20,6 +20,7 @@ import blake3
 import jax
 import numpy as np
 import tensorstore as ts
+from jax.experimental import multihost_utils
 
 from exporter.artifact.encoding import scalar_record
 from exporter.artifact.layout import VARIABLES
@@ -176,9 +177,20 @@ def variable_record(
     )
 
 
+def _whole(value: object) -> object:
+    """The array with all of its elements here, gathered from other processes where they lie."""
+    is_spread = isinstance(value, jax.Array) and not value.is_fully_addressable
+    if not is_spread or value.is_fully_replicated:  # type: ignore[attr-defined]  # then it is an array
+        return value
+    return multihost_utils.process_allgather(value, tiled=True)
+
+
 def _to_disk(value: object, record: VariableRecord) -> object:
     if record.storage == "bytes":
-        return np.asarray(value).view(np.uint8)
+        return np.asarray(_whole(value)).view(np.uint8)
+    if isinstance(value, jax.Array) and jax.process_count() > 1 and value.is_fully_addressable:
+        # An array of this process alone. Each has its own with the same values; one writes it.
+        return np.asarray(to_words(value))
     if isinstance(value, np.ndarray):  # NumPy's 64 bits are 32 to JAX unless x64 is on
         return value.astype(_plain(record)[1], copy=False)
     return value
@@ -295,6 +307,6 @@ def values_id(records: Iterable[VariableRecord], values: Iterable[object]) -> st
     hasher = blake3.blake3()
     for record, value in zip(records, values, strict=True):
         hasher.update(digest_of([record.key, record.dtype, record.shape]).encode())
-        array = np.ascontiguousarray(np.asarray(_to_disk(to_words(value), record)))
+        array = np.ascontiguousarray(np.asarray(_to_disk(_whole(to_words(value)), record)))
         hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()

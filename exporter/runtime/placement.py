@@ -195,7 +195,7 @@ def _fault(sharding: object, record: VariableRecord) -> str | None:
     if sharding is None:
         return None
     if not isinstance(sharding, NamedSharding | SingleDeviceSharding):
-        return f"{sharding!r} is a {type(sharding).__name__}"
+        return f"expected a sharding, got {sharding!r}"
     if isinstance(sharding, SingleDeviceSharding):
         return None
     spec = sharding.spec

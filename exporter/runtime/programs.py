@@ -90,7 +90,7 @@ class LoadedProgram:
         if needed and list(needed.items()) != list(here.items()):
             found = f"a mesh ({shown_mesh(here)})" if here else "no mesh"
             raise IncompatibleRuntimeError(
-                f"{self._name} uses jax.shard_map or jax.pmap, and so runs on a mesh of the same "
+                f"{self._name} uses jax.shard_map, and so runs on a mesh of the same "
                 f"axes and sizes as when it was saved: ({shown_mesh(needed)}). The model was "
                 f"loaded with {found}. Load it with mesh=jax.make_mesh("
                 f"{tuple(needed.values())}, {tuple(needed)}); its other functions run here."

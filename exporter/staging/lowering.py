@@ -207,6 +207,11 @@ def _checked_facts(bytecode: bytes, name: str) -> ProgramFacts:
     unstable = [call for call in facts.custom_calls if call not in STABLE_CUSTOM_CALLS]
     if unstable:
         raise _unstable(name, unstable)
+    if any(axis.startswith("_internal_pmap") for axis, _ in facts.mesh):
+        raise LoweringError(
+            f"{name} uses jax.pmap, which runs on the devices of the process that traces it. Use "
+            "jax.vmap, and split the arrays over a mesh; or jax.shard_map over a mesh with names."
+        )
     return facts
 
 
