@@ -18,6 +18,7 @@ _HOMES = {
         "LoweringError",
         "NoDerivativeError",
         "NotBatchableError",
+        "PlacementError",
         "StateError",
         "TracingError",
         "TrackingError",

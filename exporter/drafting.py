@@ -269,4 +269,6 @@ def _program_record(program: LoweredProgram) -> records.ProgramRecord:
         outputs=[_plain_tensor(spec) for spec in program.outputs],
         dims=[encoding.dim_record(dim) for dim in program.dims],
         ranks=list(program.ranks),
+        mesh_axes=list(program.mesh_axes),
+        mesh=[records.AxisRecord(name, size) for name, size in program.mesh],
     )

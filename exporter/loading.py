@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from exporter.errors import ArtifactError, ArtifactNotFoundError
 from exporter.runtime.compat import check_program, check_runtime
 from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
 from exporter.runtime.model import LoadedModel, Signatures
+from exporter.runtime.placement import Placement, Shardings, placement_of
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
 from exporter.variable import Variable, mark_donated
@@ -25,6 +27,8 @@ from signatures.spec import TensorSpec
 def load(
     path: str | os.PathLike[str],
     *,
+    mesh: jax.sharding.Mesh | None = None,
+    sharding: Shardings | None = None,
     device: jax.Device | str | None = None,
     verify: bool = True,
 ) -> LoadedModel:
@@ -34,8 +38,14 @@ def load(
 
     Args:
       path: an artifact.
+      mesh: the devices to run on. Each variable is split over the axes that it was split over when
+        it was saved, and is whole on every device if it was not. Each device reads its part only.
+      sharding: where each variable goes instead: a `NamedSharding` or `SingleDeviceSharding` for
+        all; nested dicts of them in the shape of `loaded.variables`; or a function that gives one
+        for a path such as `"layers/0/kernel"`, a shape and a dtype's name. Variables that are left
+        out, or get `None`, are whole on every device of the others.
       device: where the variables are put: a device, or the name of a platform for its first one.
-        `None` takes JAX's default device.
+        With none of the three they go to JAX's default device.
       verify: whether the digest of every file is checked first.
 
     Raises:
@@ -44,20 +54,21 @@ def load(
       ArtifactError: if a file is missing or damaged, naming it.
       UnsafeProgramError: if a program calls native code nobody has vouched for.
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+      PlacementError: if variables cannot be placed so, naming each.
     """
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
-        found = jax.devices(device)[0] if isinstance(device, str) else device
-        return _load(Path(path), found, verify=verify)
+        place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
+        return _load(Path(path), place, verify=verify)
 
 
-def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
+def _load(folder: Path, place: Callable[..., Placement], *, verify: bool) -> LoadedModel:
     manifest = read_manifest(folder)
     if verify:
         verify_files(folder, manifest.files)
     check_runtime(manifest, folder)
     bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
-    sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
-    values = read_variables(folder, manifest.variables, sharding)
+    placement = place(manifest.variables)
+    values = read_variables(folder, manifest.variables, placement.variables)
     variables = [
         Variable(
             value,
@@ -68,7 +79,7 @@ def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedMod
         )
         for record, value in zip(manifest.variables, values, strict=True)
     ]
-    return _assemble(manifest, bytecode, variables)
+    return _assemble(manifest, bytecode, variables, placement)
 
 
 def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
@@ -85,7 +96,10 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
 
 
 def _assemble(
-    manifest: records.Manifest, bytecode: Sequence[bytes], variables: Sequence[Variable]
+    manifest: records.Manifest,
+    bytecode: Sequence[bytes],
+    variables: Sequence[Variable],
+    placement: Placement,
 ) -> LoadedModel:
     lock = threading.RLock()
     for program in manifest.programs:
@@ -101,6 +115,7 @@ def _assemble(
                 bytecode[number],
                 [specs[variable] for variable in program.variables],
                 [specs[variable] for variable in program.updates],
+                placement=placement,
             )
             for number in record.programs
         ]

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class Variable(NDArrayOperatorsMixin):
 
     @property
     def value(self) -> jax.Array:
-        """The array. Assigning needs the same shape and dtype.
+        """The array. Assigning needs the same shape and dtype. What is split over a mesh stays so.
 
         Raises:
           StateError: on assigning an array of another shape or dtype, or a traced one where it
@@ -107,7 +107,7 @@ class Variable(NDArrayOperatorsMixin):
                 "JAX: the traced value would outlive its trace. Assign it in an "
                 "@exporter.function, or return the value and assign it outside."
             )
-        self._value = self._own(array)
+        self._value = self._own(_kept_in_place(array, old))
 
     def _converted(self, new: object) -> object:
         """A Python value as an array like the one that is held, if nothing is lost."""
@@ -245,6 +245,16 @@ class Variable(NDArrayOperatorsMixin):
 
 def _type(array: jax.Array) -> str:
     return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+
+
+def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
+    """The new array on the devices of the old one, if that lay on several and this does not."""
+    if isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer):
+        return new
+    place = old.sharding
+    if len(place.device_set) == 1 or new.sharding.device_set == place.device_set:
+        return new
+    return cast(jax.Array, jax.device_put(new, place))
 
 
 @contextmanager

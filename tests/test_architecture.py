@@ -31,6 +31,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.keys": _BASE,
     "exporter.pytrees": _BASE,
     "exporter.jax_internals": _BASE,
+    "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
     "exporter.runtime": (*_BASE, *_SHARED, "exporter.artifact"),
@@ -40,6 +41,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.saving": (
         *_BASE,
         *_SHARED,
+        "exporter.processes",
         "exporter.staging",
         "exporter.artifact",
         "exporter.drafting",
@@ -72,6 +74,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         "exporter.pytrees",
         "exporter.jax_internals",
+        "exporter.processes",
         "exporter.staging",
         "exporter.artifact.variables",
         "exporter.runtime",

@@ -11,7 +11,7 @@ import numpy as np
 from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import NotBatchableError
+from exporter.errors import NotBatchableError, PlacementError
 from exporter.keys import from_words, is_key, to_words
 from exporter.pytrees import without_classes
 from exporter.runtime.programs import LoadedProgram
@@ -114,13 +114,35 @@ class LoadedConcrete:
             state = get_all(reads)
             if self._has_keys:
                 state = [to_words(value) for value in state]
-            results = program.call(*state, *plain)
+            results = self._called(program, state, plain, names)
             for variable, value in zip(writes, results, strict=False):
                 new = from_words(value, as_dtype(variable.dtype))
                 if isinstance(new, jax.core.Tracer):
                     variable.value = new  # refused: it would outlive the trace
                 set_raw(variable, new)
         return _restored(results[len(writes) :], program.outputs)
+
+    def _called(
+        self,
+        program: LoadedProgram,
+        state: Sequence[jax.Array],
+        plain: Sequence[jax.Array],
+        names: Sequence[str],
+    ) -> Sequence[jax.Array]:
+        try:
+            return program.call(*state, *plain)
+        except ValueError as error:
+            if "incompatible devices" not in str(error):
+                raise
+            places = [getattr(value, "sharding", "the host") for value in plain]
+            lines = [f"{name}: {place}" for name, place in zip(names, places, strict=True)]
+            shown = "".join(f"\n  {line}" for line in lines)
+            raise PlacementError(
+                f"{self.signature.name} has inputs on other devices than the variables, which are "
+                f"on {state[0].sharding if state else 'no device'}:{shown}\nLoad the model with "
+                "mesh= to run it on the devices of that mesh, or give arrays of NumPy.",
+                lines,
+            ) from error
 
     def _run_traced(
         self,

@@ -14,6 +14,7 @@ from jax import export
 from exporter.errors import LoweringError
 from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,
+    ProgramFacts,
     module_text,
     newest_stablehlo,
     portable_bytecode,
@@ -59,6 +60,8 @@ class LoweredProgram:
       kept_inputs: the positions, among variables and inputs, that its main function takes.
       uses_global_constants: whether inner functions take the platform or named sizes, as JAX's
         calling convention has it.
+      mesh_axes: the mesh axes that its sharding constraints name.
+      mesh: the axes, with their sizes, of the mesh that it computes on shard by shard, if any.
     """
 
     bytecode: bytes
@@ -74,6 +77,8 @@ class LoweredProgram:
     calling_convention_version: int
     kept_inputs: tuple[int, ...]
     uses_global_constants: bool
+    mesh_axes: tuple[str, ...]
+    mesh: tuple[tuple[str, int], ...]
 
 
 def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
@@ -159,6 +164,7 @@ def lower(
     except (ValueError, NotImplementedError, KeyError) as error:
         raise _cannot_lower(error, variant, name, platforms) from error
     bytecode, version = _portable(exported, name, target, keep_locations=keep_locations)
+    facts = _checked_facts(bytecode, name)
     return LoweredProgram(
         bytecode=bytecode,
         stablehlo_version=version,
@@ -169,10 +175,12 @@ def lower(
         outputs=variant.outputs,
         dims=variant.dims,
         ranks=variant.ranks,
-        custom_calls=_checked_custom_calls(bytecode, name),
+        custom_calls=facts.custom_calls,
         calling_convention_version=exported.calling_convention_version,
         kept_inputs=exported.module_kept_var_idx,
         uses_global_constants=exported.uses_global_constants,
+        mesh_axes=facts.mesh_axes,
+        mesh=facts.mesh,
     )
 
 
@@ -192,12 +200,20 @@ def _portable(
     ) from last
 
 
-def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
-    calls = program_facts(bytecode).custom_calls
-    unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
+def _checked_facts(bytecode: bytes, name: str) -> ProgramFacts:
+    try:
+        facts = program_facts(bytecode)
+    except ValueError as error:
+        raise LoweringError(f"{name} cannot be a portable program: {error}") from error
+    unstable = [call for call in facts.custom_calls if call not in STABLE_CUSTOM_CALLS]
     if unstable:
         raise _unstable(name, unstable)
-    return calls
+    if any(axis.startswith("_internal_pmap") for axis, _ in facts.mesh):
+        raise LoweringError(
+            f"{name} uses jax.pmap, which runs on the devices of the process that traces it. Use "
+            "jax.vmap, and split the arrays over a mesh; or jax.shard_map over a mesh with names."
+        )
+    return facts
 
 
 def _unstable(name: str, calls: Sequence[str]) -> LoweringError:

@@ -22,6 +22,7 @@ from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
 from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import Inputs
+from exporter.staging.partitioning import with_constraints
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
     Held,
@@ -331,7 +332,7 @@ def _trace_once(
     with LOCK:
         state = [held.struct for held in holders]
         given = [symbolic_struct(spec, scope) for spec in specs]
-        traced = jax.jit(flat).trace(state, given)
+        traced = with_constraints(lambda: jax.jit(flat).trace(state, given))
     jaxpr = _without_dead_code(traced.jaxpr)
     reads = _used(jaxpr, len(variables))
     return Variant(
