@@ -66,10 +66,10 @@ def parts_of(value: object, *, inside: bool = False) -> Branch | None:
         return Branch(tuple(range(len(value))), value, False, make, tuple)
     if isinstance(value, list | dict):
         return _container(value) if inside else None
-    if not is_registered(value) or is_box(value):
+    if not is_registered(value) or _is_claimed(value) or is_box(value) or _has_functions(value):
         return None
     branch = branch_of(value)
-    return None if branch is None or _lives_in_attributes(value, branch) else branch
+    return None if branch is None or _are_held(branch, attributes_of(value)) else branch
 
 
 def data_of(value: object) -> frozenset[str] | None:
@@ -77,8 +77,8 @@ def data_of(value: object) -> frozenset[str] | None:
 
     The others are static: they say how to compute and are no state, even if they are arrays.
     """
-    branch = branch_of(value)
-    if branch is None or any(one.is_node(value) for one in frameworks()):
+    branch = None if _is_claimed(value) else branch_of(value)
+    if branch is None:
         return None
     held = attributes_of(value)
     if not _are_held(branch, held):
@@ -102,9 +102,7 @@ def is_record(value: object) -> bool:
     """
     if not is_registered(value) or callable(value) or _has_functions(value):
         return False
-    if any(framework.is_node(value) for framework in frameworks()):
-        return False
-    return any(map(is_array, jax.tree.leaves(value)))
+    return not _is_claimed(value) and any(map(is_array, jax.tree.leaves(value)))
 
 
 def split(value: object) -> tuple[list[object], Callable[[Sequence[object]], object]]:
@@ -159,10 +157,9 @@ def _filled(value: Any, items: Iterable[object]) -> object:
     return made
 
 
-def _lives_in_attributes(value: object, branch: Branch) -> bool:
-    if _has_functions(value) or any(one.is_node(value) for one in frameworks()):
-        return True
-    return _are_held(branch, attributes_of(value))
+def _is_claimed(value: object) -> bool:
+    """Whether a framework's own file says how the value is walked."""
+    return any(framework.is_node(value) for framework in frameworks())
 
 
 def _are_held(branch: Branch, held: Mapping[str, object]) -> bool:

@@ -143,7 +143,7 @@ class _Walk:
             return self.visit_array(Place(slot, 0) if slot else None, path)
         if id(value) in self.seen:
             return self.seen[id(value)]
-        parts = parts_of(value) if slot or isinstance(value, tuple) else None
+        parts = _taken_apart(value, path) if slot or isinstance(value, tuple) else None
         if parts is not None:
             return self.visit_parts(value, parts, path, slot)
         if not self.is_holder(value):
@@ -301,6 +301,20 @@ class _Walk:
     def add(self, node: Node) -> int:
         self.nodes.append(node)
         return len(self.nodes) - 1
+
+
+def _taken_apart(value: object, path: Path) -> Branch | None:
+    """The parts of a value that is made anew.
+
+    Raises:
+      TrackingError: if its own class refuses, as Equinox's does of a state that was replaced.
+    """
+    try:
+        return parts_of(value)
+    except Exception as error:
+        raise TrackingError(
+            f"{dotted(path)} is a {type(value).__name__} that JAX cannot take apart: {error}"
+        ) from error
 
 
 def _has_arrays(value: object) -> bool:
