@@ -11,7 +11,7 @@ from exporter.staging.slots import Slot
 
 # The packages whose objects need a file of this folder, and that file. A file is imported only
 # when its package already is, so that nothing is paid for frameworks that are not in use.
-_FILES = {"flax": "flax_nnx", "keras": "keras"}
+_FILES = {"keras": "keras", "flax": "flax_nnx"}
 
 
 @dataclass(frozen=True)
