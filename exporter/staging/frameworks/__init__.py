@@ -12,13 +12,13 @@ if TYPE_CHECKING:  # the files here know the slots, and the slots ask for framew
 
 # The files of this folder and the package that each is for. A file is imported only when its
 # package already is, so that nothing is paid for frameworks that are not in use. Python functions
-# come last: a framework knows its own better.
+# come last: a framework knows its own better. Keras comes first: its layers may be modules of NNX.
 _FILES = {
+    "keras": "keras",
     "flax_nnx": "flax.nnx",
     "flax_linen": "flax.linen",
     "haiku": "haiku",
     "equinox": "equinox",
-    "keras": "keras",
     "plain_functions": "builtins",
 }
 

@@ -57,7 +57,10 @@ class Keras:
     """See `exporter.staging.frameworks.Framework`."""
 
     def is_node(self, value: object) -> bool:
-        return isinstance(value, keras.Layer | _TOOLS)
+        if not isinstance(value, keras.Layer | _TOOLS):
+            return False
+        _check_backend()
+        return True
 
     def box(self, value: object) -> BoxParts | None:
         if isinstance(value, _Held):
@@ -77,7 +80,10 @@ class Keras:
         return "object"
 
     def forward_pass(self, root: object, /) -> ForwardPass | None:
-        return forward_pass(root) if isinstance(root, keras.Layer) else None
+        if not isinstance(root, keras.Layer):
+            return None
+        _check_backend()
+        return forward_pass(root)
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:
@@ -89,12 +95,16 @@ class Keras:
                 yield
 
 
-def _slot(variable: Any) -> KerasSlot:
+def _check_backend() -> None:
     if keras.backend.backend() != "jax":
         raise TrackingError(
             f"Keras runs on {keras.backend.backend()} here, and only models that run on JAX can be "
             "saved. Set the environment variable KERAS_BACKEND=jax before Keras is imported."
         )
+
+
+def _slot(variable: Any) -> KerasSlot:
+    _check_backend()
     slot = KerasSlot(variable)
     if slot.read() is None:
         raise TrackingError(
@@ -186,7 +196,7 @@ def _variables_in(item: object) -> Iterator[Any]:
 def _not_building(layer: Any) -> Iterator[None]:
     """Refuse to make variables within the block: under a trace they would have no values."""
     build = getattr(layer, "build", None)
-    if getattr(layer, "built", True) or getattr(build, "_is_default", False):
+    if getattr(layer, "built", True) or getattr(build, "_is_default", False):  # it makes none
         yield
         return
 
@@ -221,15 +231,18 @@ def _tools_kept(layer: Any) -> Iterator[None]:
     """Refuse to change metrics and optimizers, which are not saved with a layer."""
     tools = [*vars(layer)["_metrics"], getattr(layer, "optimizer", None)]
     variables = [variable for tool in tools if tool is not None for variable in tool.variables]
-    slots = [_slot(variable) for variable in variables]
-    before = [slot.read() for slot in slots]
-    yield
-    changed = [s for s, old in zip(slots, before, strict=True) if s.read() is not old]
-    for slot, old in zip(slots, before, strict=True):
-        slot.write(old)
+    before = [(KerasSlot(variable), KerasSlot(variable).read()) for variable in variables]
+    changed: list[Any] = []
+    try:
+        yield
+    finally:
+        for slot, old in before:
+            if slot.read() is not old:
+                changed.append(slot.variable)
+                slot.write(old)
     if changed:
         raise StateError(
-            f"the function assigns {changed[0].variable.path!r}, and the metrics and the optimizer "
+            f"the function assigns {changed[0].path!r}, and the metrics and the optimizer "
             f"of a model are not saved with it: this one is of {type(layer).__name__} "
             f"{layer.name!r}. Leave it out of the function, or hold it beside the model in a class "
             "of your own."
