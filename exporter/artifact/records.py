@@ -172,6 +172,9 @@ class ProgramRecord(Record, frozen=True):
     outputs: list[PlainTensorRecord]
     dims: list[DimRecord] = []
     ranks: list[Number] = []
+    vjp: Number | None = None
+    vjp_problem: str | None = None
+    row_wise: str | None = None
 
 
 class VariableRecord(Record, frozen=True):

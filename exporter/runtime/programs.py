@@ -9,7 +9,8 @@ import numpy as np
 from exporter.artifact.encoding import dim_of, spec_of
 from exporter.artifact.records import ProgramRecord
 from exporter.jax_internals import rebuild
-from signatures.dtypes import KeyType
+from exporter.runtime.transformations import transformable
+from signatures.dtypes import KeyType, is_inexact
 from signatures.errors import SpecError
 from signatures.spec import TensorSpec, storage_shape
 
@@ -22,6 +23,13 @@ class LoadedProgram:
       bytecode: the content of its file.
       inputs: the inputs, every axis a size or a symbol.
       outputs: the outputs likewise.
+      takes: the variables that it takes, then the inputs.
+      gives: the variables that it returns anew, then the outputs.
+      derivative: the program of its derivative, or `None` if there is none.
+      order: how many times it was differentiated itself.
+      name: what to call it in messages.
+      rows: the leading dimension along which its rows do not depend on each other, or `None`.
+      noted: what its callers were told already.
     """
 
     def __init__(
@@ -31,6 +39,9 @@ class LoadedProgram:
         bytecode: bytes,
         state: Sequence[TensorSpec],
         updates: Sequence[TensorSpec],
+        *,
+        derivative: "LoadedProgram | None" = None,
+        order: int = 0,
     ) -> None:
         """A program of that name.
 
@@ -40,14 +51,26 @@ class LoadedProgram:
           bytecode: the content of its file.
           state: the variables that it takes before the inputs.
           updates: the variables that it returns anew before the outputs.
+          derivative: the program of its derivative.
+          order: how many times it was differentiated itself.
         """
         self.record = record
         self.bytecode = bytecode
         self.inputs = tuple(spec_of(tensor) for tensor in record.inputs)
         self.outputs = tuple(spec_of(tensor) for tensor in record.outputs)
-        self._name = name
-        self._state = tuple(state)
-        self._updates = tuple(updates)
+        self.takes = (*state, *self.inputs)
+        self.gives = (*updates, *self.outputs)
+        self.derivative = derivative
+        self.order = order
+        self.name = "the derivative of " * order + name
+        dims = {dim.name: dim_of(dim) for dim in record.dims}
+        self.rows = dims.get(record.row_wise or "")
+        self.noted: list[str] = ["vmap"] if order else []  # its callers mapped the program itself
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether its derivative can be other than zero: something goes in and out that varies."""
+        return all(any(is_inexact(spec.dtype) for spec in s) for s in (self.takes, self.gives))
 
     @cached_property
     def call(self) -> Callable[..., Sequence[jax.Array]]:
@@ -62,15 +85,15 @@ class LoadedProgram:
     @cached_property
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
         """The same inside another trace, where nothing can be donated."""
-        return self._rebuilt
+        return transformable(self, jax.jit(self._rebuilt))
 
     @cached_property
     def _rebuilt(self) -> Callable[..., Sequence[jax.Array]]:
         return rebuild(
-            self._name,
+            self.name,
             self.bytecode,
-            inputs=(*self._state, *self.inputs),
-            outputs=(*self._updates, *self.outputs),
+            inputs=self.takes,
+            outputs=self.gives,
             dims=[dim_of(dim) for dim in self.record.dims],
             platforms=self.record.platforms,
             calling_convention_version=self.record.calling_convention_version,
