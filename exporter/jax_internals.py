@@ -7,6 +7,8 @@
 - `jax._src.interpreters.mlir`: a context that knows every dialect a module may use.
 - `jax._src.export._export`: the custom calls whose meaning JAX promises to keep. When it goes, a
   list of our own takes its place.
+- `jax._src.interpreters.batching`: whether a traced array is one of many under `jax.vmap`, for a
+  message. When it goes, JAX's own takes its place.
 - `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
 - the dialect of Shardy, as `jaxlib` brings it: where a program is split over devices. JAX writes
   its operations into what it exports, and nobody promises that they stay readable, so constraints
@@ -18,7 +20,6 @@
 """
 
 import dataclasses
-import functools
 import json
 import math
 import sys
@@ -37,12 +38,12 @@ import numpy as np
 from jax import export
 from jax._src import source_info_util
 from jax._src.export import _export
-from jax._src.interpreters import mlir
+from jax._src.interpreters import batching, mlir
 from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be exported
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import func, sdy, stablehlo
 
-from exporter.errors import InconclusiveSizesError, NoDerivativeError
+from exporter.errors import InconclusiveSizesError
 from signatures.dtypes import KeyType
 from signatures.spec import Dim, TensorSpec, storage_shape
 
@@ -383,6 +384,11 @@ def _tensor_type(spec: TensorSpec) -> str:
     return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
 
 
+def is_mapped(array: object) -> bool:
+    """Whether an array stands for one element of those that `jax.vmap` maps over."""
+    return isinstance(array, batching.BatchTracer)
+
+
 def user_line(equation: jax.extend.core.JaxprEqn) -> str:
     """The file and line of the user's code that an equation came from."""
     frame = source_info_util.user_frame(equation.source_info.traceback)
@@ -464,12 +470,6 @@ def _symbol(axis: int | str | None, scope: export.SymbolicScope) -> int:
     return export.symbolic_shape(axis, scope=scope)[0]  # type: ignore[return-value]  # as an int
 
 
-def _refuse_derivative(name: str, _: export.Exported) -> export.Exported:
-    raise NoDerivativeError(
-        f"{name} was saved without its derivative, so JAX cannot differentiate through it."
-    )
-
-
 def rebuild(
     name: str,
     bytecode: bytes,
@@ -505,7 +505,7 @@ def rebuild(
     exported = export.export(jax.jit(stub, keep_unused=True), platforms=["cpu"])(*structs)
     return dataclasses.replace(
         exported,
-        _get_vjp=functools.partial(_refuse_derivative, name),
+        _get_vjp=None,  # derivatives are programs of their own, see runtime/transformations.py
         fun_name=name,
         platforms=tuple(platforms),
         mlir_module_serialized=bytecode,

@@ -1,27 +1,23 @@
 """From an artifact to a model that can be called: the whole lower line of the map, on one page."""
 
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jax
 
-from exporter.artifact import encoding, records
+from exporter.artifact import records
 from exporter.artifact.layout import inside
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactError, ArtifactNotFoundError
+from exporter.runtime.assembly import Blueprint
 from exporter.runtime.compat import check_program, check_runtime
-from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
-from exporter.runtime.model import LoadedModel, Signatures
+from exporter.runtime.model import LoadedModel
 from exporter.runtime.placement import Placement, Shardings, placement_of
-from exporter.runtime.programs import LoadedProgram
-from exporter.runtime.tree import build
 from exporter.variable import Variable, mark_donated
-from signatures.spec import TensorSpec
 
 
 def load(
@@ -79,7 +75,10 @@ def _load(folder: Path, place: Callable[..., Placement], *, verify: bool) -> Loa
         )
         for record, value in zip(manifest.variables, values, strict=True)
     ]
-    return _assemble(manifest, bytecode, variables, placement)
+    for program in manifest.programs:
+        for number in set(program.variables) & set(program.updates):
+            mark_donated(variables[number])
+    return Blueprint.of(manifest, bytecode, placement).assembled(variables)
 
 
 def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
@@ -93,71 +92,3 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
         raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
     check_program(bytecode, file, record, manifest.variables)
     return bytecode
-
-
-def _assemble(
-    manifest: records.Manifest,
-    bytecode: Sequence[bytes],
-    variables: Sequence[Variable],
-    placement: Placement,
-) -> LoadedModel:
-    lock = threading.RLock()
-    for program in manifest.programs:
-        for number in set(program.variables) & set(program.updates):
-            mark_donated(variables[number])
-    specs = [TensorSpec(record.shape, record.dtype) for record in manifest.variables]
-    concrete = []
-    for index, record in enumerate(manifest.concrete_functions):
-        programs = [
-            LoadedProgram(
-                record.name,
-                program := manifest.programs[number],
-                bytecode[number],
-                [specs[variable] for variable in program.variables],
-                [specs[variable] for variable in program.updates],
-                placement=placement,
-            )
-            for number in record.programs
-        ]
-        signature = encoding.signature_of(manifest, index)
-        concrete.append(LoadedConcrete(record, signature, programs, variables, lock))
-    functions = [
-        LoadedFunction(
-            record.name,
-            record.doc,
-            encoding.parameters_of(record.parameters),
-            [concrete[number] for number in record.concrete],
-        )
-        for record in manifest.functions
-    ]
-
-    def signatures(numbers: Mapping[str, int], note: str | None = None) -> Signatures:
-        found = {
-            name: LoadedSignature(
-                name, concrete[number], _owner(number, manifest, functions, concrete)
-            )
-            for name, number in numbers.items()
-        }
-        return Signatures(found, note)
-
-    model = build(manifest, variables, functions, signatures)
-    model.__dict__["__variables__"] = [
-        (tuple(record.key), variable)
-        for record, variable in zip(manifest.variables, variables, strict=True)
-    ]
-    model.__dict__["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
-    model.__dict__["__manifest__"] = manifest
-    return model
-
-
-def _owner(
-    number: int,
-    manifest: records.Manifest,
-    functions: Sequence[LoadedFunction],
-    concrete: Sequence[LoadedConcrete],
-) -> LoadedFunction:
-    """The function that a signature's concrete function belongs to, attached or not."""
-    for record, function in zip(manifest.functions, functions, strict=True):
-        if number in record.concrete:
-            return function
-    return LoadedFunction(concrete[number].record.name, None, [], [concrete[number]])

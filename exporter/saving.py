@@ -42,7 +42,7 @@ from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
 # Names that a loaded model has for itself, beside the attributes of the saved object.
-RESERVED = ("signatures", "variables", "trainable_variables", "manifest")
+RESERVED = ("signatures", "variables", "trainable_variables", "with_variables", "manifest")
 
 # A function that can be named in `signatures=`, or the whole mapping.
 Signatures = object | Mapping[str, object]

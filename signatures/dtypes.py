@@ -117,6 +117,15 @@ def as_dtype(value: object) -> DType:
     return found
 
 
+def is_inexact(dtype: DType) -> bool:
+    """Whether arrays of this type have derivatives: fractions and complex numbers, of any width.
+
+    >>> is_inexact(as_dtype("bfloat16")), is_inexact(as_dtype("int32"))
+    (True, False)
+    """
+    return dtype.name.startswith(("float", "bfloat", "complex"))
+
+
 def dtype_name(dtype: DType) -> str:
     """The name that `as_dtype` reads back."""
     return dtype.name

@@ -181,6 +181,9 @@ class ProgramRecord(Record, frozen=True):
     ranks: list[Number] = []
     mesh_axes: list[str] = []
     mesh: list[AxisRecord] = []
+    vjp: Number | None = None
+    vjp_problem: str | None = None
+    row_wise: str | None = None
 
 
 class VariableRecord(Record, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from exporter.artifact.derivatives import check_derivatives, check_rows
 from exporter.artifact.encoding import (
     array_of,
     dim_of,
@@ -131,6 +132,8 @@ def _check_programs(manifest: Manifest) -> None:
         _check_arguments(where, program)
         _check_mesh(where, program)
         _check_wide(where, (*program.inputs, *program.outputs), manifest)
+        check_rows(where, program)
+    check_derivatives(manifest)
 
 
 def _check_arguments(where: str, program: ProgramRecord) -> None:

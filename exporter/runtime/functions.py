@@ -12,10 +12,11 @@ from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import NotBatchableError, PlacementError
+from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, is_key, to_words
 from exporter.pytrees import without_classes
 from exporter.runtime.programs import LoadedProgram
-from exporter.variable import Variable, get_all, get_raw, is_tracing, set_raw
+from exporter.variable import Variable, get_all, get_raw, is_local, is_tracing, set_raw
 from signatures.arguments import (
     Parameter,
     bind_arguments,
@@ -83,6 +84,8 @@ class LoadedConcrete:
             for position, spec in enumerate(signature.inputs.values())
             if spec.shape is None
         ]
+        # Elsewhere variables hold arrays with values, and nobody needs to look.
+        self._is_local = any(is_local(variable) for variable in variables)
         self._has_keys = any(is_key(get_raw(v)) for reads in self.reads.values() for v in reads)
         self._lock = lock
 
@@ -108,7 +111,8 @@ class LoadedConcrete:
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
-        if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in plain):
+        given = plain if not self._is_local else [*plain, *get_all(reads)]
+        if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in given):
             return self._run_traced(program, plain, reads, writes)
         with self._lock:
             state = get_all(reads)
@@ -153,17 +157,14 @@ class LoadedConcrete:
     ) -> list[object]:
         """Inside another trace: its own variables must be part of that trace to be changed."""
         state = [to_words(variable.value) for variable in reads]
-        try:
-            results = program.call_traced(*state, *plain)
-        except NotImplementedError as error:
-            if "call_exported" not in str(error):
-                raise
-            raise NotBatchableError(
-                f"{self.signature.name} cannot be called under jax.vmap: it was loaded, and has "
-                "the axes it was saved with. Save it with a named axis for the batch, or use "
-                "jax.lax.map."
-            ) from error
+        results = program.call_traced(*state, *plain)
         for variable, value in zip(writes, results, strict=False):
+            if is_mapped(value) and not is_local(variable):
+                raise NotBatchableError(
+                    f"{self.signature.name} changes {variable.title}, and under jax.vmap each "
+                    "element would leave another value there. Map over models instead, as made by "
+                    "model.with_variables(...) in the mapped function."
+                )
             variable.value = from_words(value, as_dtype(variable.dtype))
         return _restored(results[len(writes) :], program.outputs)
 
@@ -408,12 +409,7 @@ class LoadedFunction:
                 StoredConcrete(
                     concrete.record,
                     [
-                        StoredProgram(
-                            program.record,
-                            program.bytecode,
-                            concrete.reads[ranks],
-                            concrete.writes[ranks],
-                        )
+                        _stored(program, concrete.reads[ranks], concrete.writes[ranks])
                         for ranks, program in concrete.programs.items()
                     ],
                     concrete,
@@ -427,6 +423,14 @@ class LoadedFunction:
 
     def __repr__(self) -> str:
         return f"<LoadedFunction {self.__name__}{self.__signature__}>"
+
+
+def _stored(
+    program: LoadedProgram, reads: Sequence[Variable], writes: Sequence[Variable]
+) -> StoredProgram:
+    inner = program.derivative
+    derivative = None if inner is None else _stored(inner, reads, ())
+    return StoredProgram(program.record, program.bytecode, reads, writes, derivative)
 
 
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
