@@ -8,16 +8,22 @@ from importlib import import_module
 
 _HOMES = {
     "exporter.artifact.layout": ("is_artifact",),
+    "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
+    "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.errors": (
         "ArtifactError",
         "ArtifactExistsError",
         "ArtifactNotFoundError",
+        "CheckpointError",
+        "CheckpointExistsError",
+        "CheckpointNotFoundError",
         "FormatVersionError",
         "InconclusiveSizesError",
         "IncompatibleRuntimeError",
         "LoweringError",
         "NoDerivativeError",
         "NotBatchableError",
+        "RestoreError",
         "StateError",
         "TracingError",
         "TrackingError",

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import (
@@ -25,7 +24,7 @@ from exporter.artifact.manifest import digest_of, encode
 from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
-from exporter.errors import TracingError, TrackingError
+from exporter.errors import TrackingError
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
@@ -33,7 +32,7 @@ from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.lowering import check_target as check_stablehlo
 from exporter.staging.state import check_value, dtype_of
-from exporter.staging.tracing import LOCK, ConcreteFunction
+from exporter.staging.tracing import LOCK, ConcreteFunction, refuse_trace
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
@@ -81,7 +80,7 @@ def save(
       Exception: whatever a function raises while it is traced, with a note that names it.
     """
     target = check_target(path, overwrite=overwrite)
-    _refuse_trace()
+    refuse_trace("save")
     chosen = None if platforms is None else normalised_platforms(platforms)
     check_stablehlo(options.stablehlo_version)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
@@ -97,14 +96,6 @@ def save(
         draft.lower_all()
         with staged(target, overwrite=overwrite) as folder, naming(target):
             _write(folder, draft, resolved, note)
-
-
-def _refuse_trace() -> None:
-    if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
-        raise TracingError(
-            "save was called while JAX traces a function, where arrays have no values. Call it "
-            "outside of jax.jit and of decorated functions."
-        )
 
 
 def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
