@@ -1,7 +1,6 @@
 """Training checkpoints: saved every some steps, kept or removed, restored into living objects."""
 
 import os
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -148,7 +147,7 @@ class Checkpoint:
         self._max_to_keep = max_to_keep
         self._interval = save_interval_steps
         self._asynchronous = asynchronous
-        self._pending: weakref.finalize[..., Any] | None = None
+        self._keeper: Keeper | None = None
         for name, value in objects.items():
             setattr(self, name, value)
         follow(root, self._subject.objects)
@@ -190,8 +189,10 @@ class Checkpoint:
           TracingError: if JAX is tracing.
         """
         refuse_trace("Checkpoint.save")
-        self.wait()
         folder = local_path(directory)
+        if self._keeper is not None and self._keeper.passes_over(folder, step):
+            return None
+        self.wait()
         number = self._number(folder, step)
         in_background = self._asynchronous if asynchronous is None else asynchronous
         snapshot = self._subject.snapshot()
@@ -201,8 +202,7 @@ class Checkpoint:
             interval=self._interval,
             asynchronous=in_background,
         )
-        # It runs when the process ends, too, so that no error passes unseen.
-        self._pending = weakref.finalize(self, keeper.close)
+        self._keeper = keeper
         due = keeper.is_due(number)
         try:
             if due:
@@ -235,14 +235,14 @@ class Checkpoint:
         return newest + 1
 
     def wait(self) -> None:
-        """Wait until what is written in the background is on disk.
+        """Wait until what is written in the background is on disk, as the process does at its end.
 
         Raises:
           CheckpointError: if it could not be written.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,11 @@
 """Steps on disk, as Orbax and its manager write and keep them."""
 
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,26 @@ def write_folder(folder: Path, snapshot: Snapshot) -> None:
             checkpointer.save(folder, args=snapshot.arguments())
 
 
+@cache
+def _unfinished() -> set["Keeper"]:
+    """The managers that write in the background. A process that ends waits for them.
+
+    It has to wait before Python closes its thread pools, which Orbax needs for the last steps and
+    which happens before `atexit` runs. This place in the order has no public name.
+    """
+    found: set[Keeper] = set()
+
+    def finish() -> None:
+        for keeper in list(found):
+            try:
+                keeper.close()
+            except CheckpointError as error:  # the others are to be finished too
+                sys.excepthook(type(error), error, error.__traceback__)
+
+    threading._register_atexit(finish)  # type: ignore[attr-defined]  # noqa: SLF001  # see above
+    return found
+
+
 class Keeper:
     """Orbax's manager of one directory, for one save."""
 
@@ -110,6 +133,14 @@ class Keeper:
                 directory, options=options, item_handlers=_handlers()
             )
         self._step: int | None = None
+        if asynchronous:
+            _unfinished().add(self)
+
+    def passes_over(self, directory: Path, step: int | None) -> bool:
+        """Whether it is known, without waiting for the last step, that a later one is not due."""
+        if step is None or self._step is None or directory != self._directory:
+            return False
+        return step > self._step and not self.is_due(step)
 
     def is_due(self, step: int) -> bool:
         """Whether the interval asks for a checkpoint at this step."""
@@ -129,6 +160,7 @@ class Keeper:
         """
         with naming(self._directory / str(self._step)):
             try:
+                _unfinished().discard(self)
                 self._manager.wait_until_finished()
             finally:
                 self._manager.close()
