@@ -8,10 +8,15 @@ from importlib import import_module
 
 _HOMES = {
     "exporter.artifact.layout": ("is_artifact",),
+    "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
+    "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.errors": (
         "ArtifactError",
         "ArtifactExistsError",
         "ArtifactNotFoundError",
+        "CheckpointError",
+        "CheckpointExistsError",
+        "CheckpointNotFoundError",
         "FormatVersionError",
         "InconclusiveSizesError",
         "IncompatibleRuntimeError",
@@ -19,6 +24,7 @@ _HOMES = {
         "NoDerivativeError",
         "NotBatchableError",
         "PlacementError",
+        "RestoreError",
         "StateError",
         "TracingError",
         "TrackingError",

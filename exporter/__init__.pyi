@@ -1,8 +1,14 @@
 from exporter.artifact.layout import is_artifact as is_artifact
+from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
+from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
+from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
 from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
+from exporter.errors import CheckpointError as CheckpointError
+from exporter.errors import CheckpointExistsError as CheckpointExistsError
+from exporter.errors import CheckpointNotFoundError as CheckpointNotFoundError
 from exporter.errors import FormatVersionError as FormatVersionError
 from exporter.errors import IncompatibleRuntimeError as IncompatibleRuntimeError
 from exporter.errors import InconclusiveSizesError as InconclusiveSizesError
@@ -10,6 +16,7 @@ from exporter.errors import LoweringError as LoweringError
 from exporter.errors import NoDerivativeError as NoDerivativeError
 from exporter.errors import NotBatchableError as NotBatchableError
 from exporter.errors import PlacementError as PlacementError
+from exporter.errors import RestoreError as RestoreError
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError
 from exporter.errors import TrackingError as TrackingError

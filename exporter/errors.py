@@ -11,6 +11,10 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already
 │   ├── FormatVersionError                               written in a format we do not read
 │   └── UnsafeProgramError                               a program calls unknown native code
+├── CheckpointError                 (ValueError)         a checkpoint cannot be written or read
+│   ├── CheckpointExistsError       (FileExistsError)    the step is there already
+│   ├── CheckpointNotFoundError     (FileNotFoundError)  there is no checkpoint at the path
+│   └── RestoreError                (AssertionError)     it holds other arrays than the object
 ├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
 ├── NoDerivativeError               (ValueError)         a program was saved without its derivative
 ├── NotBatchableError               (NotImplementedError) a loaded function under jax.vmap
@@ -78,6 +82,40 @@ class FormatVersionError(ArtifactError):
 
 class UnsafeProgramError(ArtifactError):
     """A program calls native code that nobody has vouched for."""
+
+
+class CheckpointError(ExporterError, ValueError):
+    """A checkpoint cannot be written or read."""
+
+
+class CheckpointExistsError(CheckpointError, FileExistsError):
+    """There is a checkpoint already where one was to be written."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint at the path."""
+
+
+class RestoreError(CheckpointError, AssertionError):
+    """A checkpoint does not hold the arrays of the object.
+
+    Attributes:
+      missing: the arrays of the object that the checkpoint lacks, by path.
+      extra: the arrays of the checkpoint that the object has no place for.
+      misfits: the arrays of another shape or dtype.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        missing: Iterable[str] = (),
+        extra: Iterable[str] = (),
+        misfits: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.extra = tuple(extra)
+        self.misfits = tuple(misfits)
 
 
 class IncompatibleRuntimeError(ExporterError, RuntimeError):

@@ -15,6 +15,8 @@
   are stored as composites of StableHLO and become Shardy's again when they are loaded.
 - the equality of symbolic sizes: exchanged while a function is traced, see `decided_comparisons`.
   When it goes, so does the check.
+- `jax._src.lax.lax._convert_element_type`: no public function makes a restored array weakly typed
+  again. When it goes, restored arrays are as firmly typed as any other.
 - the fields of `jax.export.Exported`: bytecode from another release is called by putting it into
   an export of the running one. When that ends, jaxlib calls portable artifacts itself.
 """
@@ -39,6 +41,7 @@ from jax import export
 from jax._src import source_info_util
 from jax._src.export import _export
 from jax._src.interpreters import batching, mlir
+from jax._src.lax import lax
 from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be exported
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import func, sdy, stablehlo
@@ -514,3 +517,9 @@ def rebuild(
         uses_global_constants=uses_global_constants,
         nr_devices=math.prod((pinned_mesh or {}).values()),
     ).call
+
+
+def weakly_typed(array: jax.Array) -> jax.Array:
+    """The array, giving way to the dtype of others as a Python number does."""
+    weak: jax.Array = lax._convert_element_type(array, weak_type=True)
+    return weak

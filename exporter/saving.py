@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import (
@@ -26,7 +25,7 @@ from exporter.artifact.manifest import digest_of, encode
 from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
-from exporter.errors import TracingError, TrackingError
+from exporter.errors import TrackingError
 from exporter.processes import is_first, together, told_by_first
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
@@ -36,7 +35,7 @@ from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.lowering import check_target as check_stablehlo
 from exporter.staging.partitioning import partition_spec
 from exporter.staging.state import check_value, dtype_of
-from exporter.staging.tracing import LOCK, ConcreteFunction
+from exporter.staging.tracing import LOCK, ConcreteFunction, refuse_trace
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
@@ -87,7 +86,7 @@ def save(
       ResolveError: if the signatures asked for cannot be.
       Exception: whatever a function raises while it is traced, with a note that names it.
     """
-    _refuse_trace()
+    refuse_trace("save")
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
         with together("tracing its functions"):
             target = check_target(path, overwrite=overwrite)
@@ -118,14 +117,6 @@ def _staged_together(target: Path, *, overwrite: bool) -> Iterator[Path]:
         folder = Path(told_by_first(str(folder)))
         with together("writing the artifact"):
             yield folder
-
-
-def _refuse_trace() -> None:
-    if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
-        raise TracingError(
-            "save was called while JAX traces a function, where arrays have no values. Call it "
-            "outside of jax.jit and of decorated functions."
-        )
 
 
 def _tracked(

@@ -46,7 +46,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.drafting",
     ),
-    "exporter.checkpoints": (*_BASE, "exporter.staging", "exporter.artifact"),
+    # It reads keys and weakly typed arrays as those who load do.
+    "exporter.checkpoints": (
+        *_BASE,
+        "exporter.keys",
+        "exporter.jax_internals",
+        "exporter.staging",
+        "exporter.artifact",
+    ),
     "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
     "exporter.cli": (
         "exporter.keys",

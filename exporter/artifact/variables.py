@@ -1,4 +1,4 @@
-"""The variable tree on disk, as an Orbax checkpoint. The only file that knows Orbax.
+"""The variable tree on disk, as an Orbax checkpoint.
 
 The tree is nested dicts by attribute path, the one that Flax users know as a pure dict of the
 model's state, so that Orbax alone restores it. What TensorStore cannot hold is kept otherwise: an
@@ -66,14 +66,8 @@ def key_of(path: Iterable[Scalar]) -> tuple[str, ...]:
     return tuple(_NAMELESS.sub("%2F", key) for key in escaped)
 
 
-def write_variables(
-    folder: Path, records: Sequence[VariableRecord], values: Sequence[object]
-) -> None:
-    """Write the arrays under `folder/variables`. Without any there is no such folder.
-
-    Raises:
-      ArtifactError: if the disk does not take them.
-    """
+def tree_on_disk(records: Sequence[VariableRecord], values: Sequence[object]) -> Tree:
+    """What Orbax writes for the arrays: nested dicts, without those that have no elements."""
     tree: Tree = {}
     for record, value in zip(records, values, strict=True):
         if record.storage == "empty":
@@ -82,6 +76,18 @@ def write_variables(
         for key in record.key[:-1]:
             inner = inner.setdefault(key, {})
         inner[record.key[-1]] = _to_disk(value, record)
+    return tree
+
+
+def write_variables(
+    folder: Path, records: Sequence[VariableRecord], values: Sequence[object]
+) -> None:
+    """Write the arrays under `folder/variables`. Without any there is no such folder.
+
+    Raises:
+      ArtifactError: if the disk does not take them.
+    """
+    tree = tree_on_disk(records, values)
     if not tree:
         return
     import orbax.checkpoint as ocp

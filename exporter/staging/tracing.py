@@ -12,6 +12,7 @@ from functools import cached_property
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -42,6 +43,19 @@ from signatures.tree import (
 
 # Tracing exchanges the arrays of live objects, and running changes them: one thread at a time.
 LOCK = threading.RLock()
+
+
+def refuse_trace(name: str) -> None:
+    """Refuse to go on where arrays have no values.
+
+    Raises:
+      TracingError: if JAX is tracing a function. `name` is what was called there.
+    """
+    if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
+        raise TracingError(
+            f"{name} was called while JAX traces a function, where arrays have no values. Call it "
+            "outside of jax.jit and of decorated functions."
+        )
 
 
 @dataclass(frozen=True, eq=False)
