@@ -306,7 +306,7 @@ TOKENS = RNG.integers(0, 7, (2, 5)).astype(np.int32)
 )
 def test_networks_agree_call_after_call(net, inputs, axes, name, reload):
     transformed = hk.transform_with_state(net)
-    params, state = transformed.init(KEY, inputs)
+    params, state = jax.jit(transformed.init)(KEY, inputs)
     declared = [spec(*axes, dtype=inputs.dtype.name)]
     loaded = reload((transformed, (params, state)), input_signature=declared)
     assert list(loaded.signatures["serving_default"].signature.inputs) == [name]
@@ -319,7 +319,7 @@ def test_networks_agree_call_after_call(net, inputs, axes, name, reload):
 
 def test_a_process_without_haiku_trains_the_statistics(tmp_path, elsewhere):
     transformed = hk.transform_with_state(resnet)
-    params, state = transformed.init(KEY, IMAGES)
+    params, state = jax.jit(transformed.init)(KEY, IMAGES)
     exporter.save(
         (transformed, (params, state)),
         tmp_path / "m",

@@ -148,7 +148,7 @@ class Attention(nn.Module):
 
 def test_a_cache_fills_as_tokens_are_decoded(reload):
     model = Attention()
-    variables = model.init(KEY, jnp.zeros((1, 5), jnp.int32))
+    variables = jax.jit(model.init)(KEY, jnp.zeros((1, 5), jnp.int32))
     loaded = reload((model, variables), input_signature=[spec(1, 1, dtype="int32")])
     step = jax.jit(lambda v, token: model.apply(v, token, mutable=["cache"]))
     for token in (3, 1, 4, 1):
@@ -195,7 +195,7 @@ def test_what_is_sown_stays_a_report_and_what_is_summed_goes_on(reload):
 )
 def test_lifted_modules_keep_their_inputs_and_statistics(lifted, reload):
     model, rows = lifted(4), jnp.stack([ROWS, ROWS + 1, ROWS * 2])
-    variables = model.init(KEY, rows)
+    variables = jax.jit(model.init)(KEY, rows)
     loaded = reload((model, variables), input_signature=[spec(3, 3, 4, name="rows")])
     wanted, new = jax.jit(lambda v, x: model.apply(v, x, mutable=["batch_stats"]))(variables, rows)
     assert_same(loaded(rows), wanted)
@@ -246,7 +246,7 @@ class Sharded(nn.Module):
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_other_modules_run_for_any_size(model, shape, axes, paths, reload):
-    variables = model.init(KEY, jnp.zeros(shape))
+    variables = jax.jit(model.init)(KEY, jnp.zeros(shape))
     loaded = reload((model, variables), input_signature=[spec(*axes)])
     for size in (1, shape[0], 7):
         x = RNG.normal(size=(size, *shape[1:])).astype(np.float32)
@@ -256,7 +256,7 @@ def test_other_modules_run_for_any_size(model, shape, axes, paths, reload):
 
 def test_a_module_whose_parameters_cannot_be_told_has_numbered_inputs(reload):
     model = nn.Sequential([nn.Dense(2)])
-    variables = model.init(KEY, ROWS)
+    variables = jax.jit(model.init)(KEY, ROWS)
     loaded = reload((model, variables), input_signature=[spec("batch", 4)])
     assert list(loaded.signatures["serving_default"].signature.inputs) == ["args/0"]
     named = reload((model, variables), input_signature=[spec("batch", 4, name="x")])
@@ -273,7 +273,7 @@ class ByKeyword(nn.Module):
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_inputs_by_keyword_and_flags_are_those_of_the_module(scale, reload):
     model = ByKeyword()
-    variables = model.init(KEY, ROWS)
+    variables = jax.jit(model.init)(KEY, ROWS)
     mask = np.array([True, False, True])
     loaded = reload(
         (model, variables),
@@ -470,7 +470,7 @@ class ResNet(nn.Module):
 
 def test_a_convolutional_network_for_images(reload):
     model = CNN()
-    variables = model.init(KEY, IMAGES)
+    variables = jax.jit(model.init)(KEY, IMAGES)
     loaded = reload((model, variables), input_signature=[spec("batch", 8, 8, 1, name="image")])
     wanted = jax.jit(model.apply)(variables, IMAGES)
     assert_same(loaded.signatures["serving_default"](image=IMAGES)["output_0"], wanted)
@@ -479,7 +479,7 @@ def test_a_convolutional_network_for_images(reload):
 @pytest.mark.parametrize("train", [True, False])
 def test_a_residual_network_in_both_modes(train, reload):
     model = ResNet()
-    variables = model.init(KEY, IMAGES)
+    variables = jax.jit(model.init)(KEY, IMAGES)
     inputs = {"x": spec("batch", 8, 8, 1), "train": train}
     loaded = reload((model, variables), input_signature=inputs)
     step = jax.jit(lambda v, x: model.apply(v, x, train=train, mutable=["batch_stats"]))
@@ -540,7 +540,7 @@ def test_a_variational_autoencoder_by_its_forward_pass_and_by_its_methods(reload
 
 def test_a_process_without_flax_trains_the_statistics(tmp_path, elsewhere):
     exporter.save(
-        (ResNet(), ResNet().init(KEY, IMAGES)),
+        (ResNet(), jax.jit(ResNet().init)(KEY, IMAGES)),
         tmp_path / "m",
         input_signature={"x": spec("batch", 8, 8, 1), "train": True},
         platforms=("cpu",),
@@ -563,7 +563,7 @@ assert "flax" not in sys.modules
         tmp_path,
     )
     model = ResNet()
-    variables = model.init(KEY, IMAGES)
+    variables = jax.jit(model.init)(KEY, IMAGES)
     for step in range(2):
         wanted, new = jax.jit(lambda v, x: model.apply(v, x, mutable=["batch_stats"]))(
             variables, IMAGES
