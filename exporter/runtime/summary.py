@@ -63,7 +63,8 @@ class Call(TypedDict):
     """A function for one type of arguments, as a signature sees it.
 
     `ranks` has the numbers of axes for which there is a program, if there are inputs of any rank,
-    and `changes` the paths of the variables that a call assigns.
+    and `changes` the paths of the variables that a call assigns. A function that computes shard by
+    shard runs on a `mesh` of these axes and sizes only.
     """
 
     inputs: dict[str, Tensor]
@@ -73,6 +74,7 @@ class Call(TypedDict):
     untraced: list[Untraced]
     changes: list[str]
     notes: list[str]
+    mesh: NotRequired[dict[str, int]]
 
 
 class Named(Call):
@@ -105,7 +107,10 @@ class AttachedFunction(TypedDict):
 
 
 class VariableSummary(TypedDict):
-    """A variable at its shortest attribute path. `key` is its path in the checkpoint."""
+    """A variable at its shortest attribute path. `key` is its path in the checkpoint.
+
+    One that was split over a mesh when it was saved has a `partition_spec`.
+    """
 
     path: str
     key: list[str]
@@ -114,6 +119,7 @@ class VariableSummary(TypedDict):
     bytes: int
     trainable: bool
     collection: str
+    partition_spec: NotRequired[list[str | list[str] | None]]
 
 
 class Files(TypedDict):
@@ -266,7 +272,7 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
     programs = [manifest.programs[number] for number in concrete.programs]
     changed = dict.fromkeys(number for program in programs for number in program.updates)
     bounds = {dim.name: dim for tensor in concrete.inputs for dim in spec_of(tensor).dims}
-    return {
+    call: Call = {
         "inputs": {tensor.name: _tensor(tensor) for tensor in concrete.inputs},
         "outputs": {tensor.name: _tensor(tensor) for tensor in concrete.outputs},
         "bounds": {
@@ -278,6 +284,8 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
         "changes": [places[number] for number in changed],
         "notes": concrete.notes,
     }
+    mesh = {axis.name: axis.size for program in programs for axis in program.mesh}
+    return call | {"mesh": mesh} if mesh else call
 
 
 def _tensor(record: TensorRecord) -> Tensor:
@@ -359,7 +367,7 @@ def _variable(record: VariableRecord, path: str) -> VariableSummary:
     dtype = as_dtype(record.dtype)
     # What it takes in memory: NumPy gives the small integers and floats a byte each.
     itemsize = 4 * dtype.words if isinstance(dtype, KeyType) else dtype.itemsize
-    return {
+    summary: VariableSummary = {
         "path": path,
         "key": record.key,
         "dtype": record.dtype,
@@ -368,3 +376,5 @@ def _variable(record: VariableRecord, path: str) -> VariableSummary:
         "trainable": record.trainable,
         "collection": record.collection,
     }
+    spec = record.partition_spec
+    return summary | {"partition_spec": spec} if spec else summary
