@@ -247,7 +247,7 @@ def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:
         inlined = sdy.MeshAttr.get(axes)
         for operation, spec in _constraints(module):
             value = operation.operands[len(operation.operands) - 1]
-            if {name for part in spec for name in part or ()} <= mesh.keys():
+            if mesh and {name for part in spec for name in part or ()} <= mesh.keys():
                 parts = [
                     sdy.DimensionShardingAttr.get(
                         [sdy.AxisRefAttr.get(name) for name in part or ()], part is not None
@@ -493,11 +493,12 @@ def rebuild(
     exchanged for the stored one. So only the fields below have to stay, not the constructor of
     `Exported`, which changes between releases.
 
-    If it has sharding constraints, `mesh` has the axes of the mesh it is to run on, with their
-    sizes. If it computes shard by shard, `pinned_mesh` is the mesh that it was exported for.
+    Its sharding constraints hold on `mesh`, the axes of the mesh it is to run on with their sizes;
+    without one they are dropped. `pinned_mesh` is the mesh that it was exported for, if it computes
+    shard by shard.
     """
-    if mesh is not None:
-        bytecode = _constrained(bytecode, mesh)
+    if CONSTRAINT.encode() in bytecode:  # the text of attributes stands in the bytecode as it is
+        bytecode = _constrained(bytecode, mesh or {})
     scope = symbolic_scope(dims)
     structs = [symbolic_struct(spec, scope) for spec in inputs]
     results = [symbolic_struct(spec, scope) for spec in outputs]

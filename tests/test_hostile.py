@@ -621,6 +621,30 @@ LIES = {
         of_program(ranks=[2]),
         "concrete_functions[0] and programs[0] differ in their numbers of axes.",
     ),
+    "a constraint that the program does not have": (
+        of_program(mesh_axes=["data"]),
+        "FOLDER/programs/...",
+    ),
+    "axes of constraints out of order": (
+        of_program(mesh_axes=["model", "data"]),
+        "programs[0].mesh_axes is ['model', 'data'], which are no names in ascending order.",
+    ),
+    "a mesh that has an axis twice": (
+        of_program(mesh=[{"name": "data", "size": 2}] * 2),
+        "programs[0].mesh has an axis twice, or without a name.",
+    ),
+    "an axis of size 0": (
+        of_program(mesh=[{"name": "data", "size": 0}]),
+        "Expected `int` >= 1 - at `$.programs[0].mesh[0].size`",
+    ),
+    "a spec of more axes than the array": (
+        of_variable(partition_spec=[None] * 9),
+        "variables[0].partition_spec has 9 axes, and the array ...",
+    ),
+    "a spec that names an axis twice": (
+        of_variable(partition_spec=["data", ["model", "data"]]),
+        "variables[0].partition_spec names a mesh axis twice, or one without a name.",
+    ),
     "two programs of one rank": (
         lambda d: concrete(d, "apply").update(programs=[0, 0]),
         "concrete_functions[0] has two programs for the same numbers of axes.",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,8 @@ def test_constraints_hold_where_the_mesh_has_their_axes_and_are_nothing_elsewher
     # do not divide the array, and on one device.
     assert seen["split"] == [["data"], [], ["data"], [], ["one device"]]
     assert seen["split equal"] == [True] * 5
+    # To be whole on each device names no axis, so every mesh has those of this constraint. Its
+    # input is split over the first axis.
     assert seen["whole"] == [[], [], [], [], ["one device"]]
     assert seen["whole equal"] == [True] * 5
     assert seen["text"] == 2  # one in the body of the loop
@@ -130,7 +133,7 @@ def test_a_function_that_computes_shard_by_shard_runs_on_its_mesh(found):
     assert seen["shards equal"]
     assert seen["programs"] == {
         "programs/split.mlirbc": [["data"], []],
-        "programs/whole.mlirbc": [["data"], []],
+        "programs/whole.mlirbc": [[], []],
         "programs/shards.mlirbc": [[], [["data", 4], ["model", 2]]],
     }
 
@@ -263,3 +266,14 @@ def test_what_no_reader_could_run_is_refused_when_saving(found):
         "that traces it. Use jax.vmap, and split the arrays over a mesh; or jax.shard_map over a "
         "mesh with names.",
     }
+
+
+def test_what_is_split_is_shown(found, folder):
+    from exporter.artifact.manifest import read
+    from exporter.runtime.describe import describe
+
+    shown = describe(read(folder / "constrained"))
+    assert "  runs on a mesh of data=4 and model=2 only" in shown
+    shown = describe(read(folder / "full"), variables=True)
+    assert re.search(r"\n  w1 +float32\[8, 16\].* split \(data\+model\)\n", shown), shown
+    assert re.search(r"\n  calls +int32.* Variable\n?$", shown, re.MULTILINE), shown

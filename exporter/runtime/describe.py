@@ -4,7 +4,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.artifact.records import Manifest
 from exporter.runtime.summary import (
@@ -160,6 +160,7 @@ def _facts(call: Call, inputs: Sequence[tuple[str, Tensor]], indent: int) -> Ite
         *_ranks(call, [name for name, tensor in inputs if tensor["shape"] is None]),
         *([f"changes {_listed(shown)}"] if shown else []),
         *_derivatives(call),
+        *([f"runs on a mesh of {_mesh(call['mesh'])} only"] if "mesh" in call else []),
         *(f"note: {note}" for note in call["notes"]),
     ]
     for fact in facts:
@@ -171,6 +172,19 @@ def _derivatives(call: Call) -> list[str]:
     shown = [f"has derivatives of order {_listed([str(n + 1) for n in range(order)])}"]
     missing = [f"no derivative of order {order + 1}: {problem}"]
     return [*(shown if order else []), *(missing if problem else [])]
+
+
+def _mesh(mesh: Mapping[str, int]) -> str:
+    return _listed([f"{name}={size}" for name, size in mesh.items()])
+
+
+def _split(variable: VariableSummary) -> tuple[str, ...]:
+    """Over which axes of a mesh a variable was split, if it was."""
+    spec = variable.get("partition_spec")
+    if spec is None:
+        return ()
+    parts = [part if isinstance(part, str) else "+".join(part or ["-"]) for part in spec]
+    return (f"split ({', '.join(parts)})",)
 
 
 def _bounds(bounds: Bounds) -> str:
@@ -208,7 +222,10 @@ def _variables(variables: Sequence[VariableSummary]) -> list[str]:
     if not variables:
         return ["  none"]
     rows = [
-        (one["path"], _type(one), "yes" if one["trainable"] else "no", one["collection"])
+        (
+            *(one["path"], _type(one), "yes" if one["trainable"] else "no", one["collection"]),
+            *_split(one),
+        )
         for one in variables
     ]
     return _table([("path", "type", "trainable", "collection"), *rows], 2)

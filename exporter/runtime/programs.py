@@ -131,7 +131,7 @@ class LoadedProgram:
             calling_convention_version=self.record.calling_convention_version,
             kept_inputs=self.record.kept_inputs,
             uses_global_constants=self.record.uses_global_constants,
-            mesh=self._placement.axes if self.record.mesh_axes else None,
+            mesh=self._placement.axes,
             pinned_mesh={axis.name: axis.size for axis in self.record.mesh},
         )
 

@@ -66,7 +66,8 @@ class Call(TypedDict):
     `ranks` has the numbers of axes for which there is a program, if there are inputs of any rank,
     and `changes` the paths of the variables that a call assigns. `derivatives` says how often it
     can be differentiated, `no_derivative` why not more often although that was asked for, and
-    `row_wise` along which leading axis its rows are independent of each other.
+    `row_wise` along which leading axis its rows are independent of each other. One that computes
+    shard by shard runs on a `mesh` of these axes and sizes only.
     """
 
     inputs: dict[str, Tensor]
@@ -79,6 +80,7 @@ class Call(TypedDict):
     derivatives: int
     no_derivative: str | None
     row_wise: str | None
+    mesh: NotRequired[dict[str, int]]
 
 
 class Named(Call):
@@ -111,7 +113,10 @@ class AttachedFunction(TypedDict):
 
 
 class VariableSummary(TypedDict):
-    """A variable at its shortest attribute path. `key` is its path in the checkpoint."""
+    """A variable at its shortest attribute path. `key` is its path in the checkpoint.
+
+    One that was split over a mesh when it was saved has a `partition_spec`.
+    """
 
     path: str
     key: list[str]
@@ -120,6 +125,7 @@ class VariableSummary(TypedDict):
     bytes: int
     trainable: bool
     collection: str
+    partition_spec: NotRequired[list[str | list[str] | None]]
 
 
 class Files(TypedDict):
@@ -272,7 +278,7 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
     programs = [manifest.programs[number] for number in concrete.programs]
     changed = dict.fromkeys(number for program in programs for number in program.updates)
     bounds = {dim.name: dim for tensor in concrete.inputs for dim in spec_of(tensor).dims}
-    return {
+    call: Call = {
         "inputs": {tensor.name: _tensor(tensor) for tensor in concrete.inputs},
         "outputs": {tensor.name: _tensor(tensor) for tensor in concrete.outputs},
         "bounds": {
@@ -308,6 +314,8 @@ def _transformations(manifest: Manifest, programs: Sequence[ProgramRecord]) -> _
         "no_derivative": next((problem for problem in problems if problem), None),
         "row_wise": rows.pop() if len(rows) == 1 else None,
     }
+    mesh = {axis.name: axis.size for program in programs for axis in program.mesh}
+    return call | {"mesh": mesh} if mesh else call
 
 
 def _tensor(record: TensorRecord) -> Tensor:
@@ -389,7 +397,7 @@ def _variable(record: VariableRecord, path: str) -> VariableSummary:
     dtype = as_dtype(record.dtype)
     # What it takes in memory: NumPy gives the small integers and floats a byte each.
     itemsize = 4 * dtype.words if isinstance(dtype, KeyType) else dtype.itemsize
-    return {
+    summary: VariableSummary = {
         "path": path,
         "key": record.key,
         "dtype": record.dtype,
@@ -398,3 +406,5 @@ def _variable(record: VariableRecord, path: str) -> VariableSummary:
         "trainable": record.trainable,
         "collection": record.collection,
     }
+    spec = record.partition_spec
+    return summary | {"partition_spec": spec} if spec else summary
