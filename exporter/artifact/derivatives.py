@@ -10,7 +10,6 @@ from exporter.artifact.records import Manifest, PlainTensorRecord, ProgramRecord
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.spec import TensorSpec
 
-
 # Each derivative is about twice as large as what it is of. Nobody writes more than two today.
 _MAX_ORDER = 8
 
