@@ -53,8 +53,12 @@ def _is_apart(jaxpr: Any, variables: int, name: str) -> bool:
     try:
         for variable, axis in zip(jaxpr.invars, rows, strict=True):
             _check_shape(variable.aval.shape, axis, name)
-        return set(_walk(jaxpr, rows, name)) <= {0, None}
+        found = set(_walk(jaxpr, rows, name))
+        return 0 in found and found <= {0, None}
     except _MixedError:
+        return False
+    except (LookupError, AttributeError, TypeError, ValueError):
+        # Releases of JAX describe equations differently. What we misread we know nothing of.
         return False
 
 
@@ -66,12 +70,23 @@ def _walk(jaxpr: Any, rows: Sequence[Rows], name: str) -> list[Rows]:
     def of(atom: Any) -> Rows:
         return None if isinstance(atom, jax.extend.core.Literal) else known[atom]
 
-    for equation in jaxpr.eqns:
+    for equation in _live(jaxpr):
         found = _through(equation, [of(atom) for atom in equation.invars], name)
         for result, axis in zip(equation.outvars, found, strict=True):
             _check_shape(result.aval.shape, axis, name)
             known[result] = axis
     return [of(atom) for atom in jaxpr.outvars]
+
+
+def _live(jaxpr: Any) -> list[Any]:
+    """The equations that a result needs. JAX asks for sizes that it does not use in the end."""
+    used = set(map(id, jaxpr.outvars))
+    live = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not used.isdisjoint(map(id, equation.outvars)):
+            live.append(equation)
+            used |= set(map(id, equation.invars))
+    return live[::-1]
 
 
 def _through(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
@@ -122,9 +137,8 @@ def _mentions(value: Any, name: str) -> bool:
         return any(_mentions(item, name) for item in value.values())
     if isinstance(value, tuple | list):
         return any(_mentions(item, name) for item in value)
-    if isinstance(value, jax.extend.core.ClosedJaxpr):
-        return _mentions(value.jaxpr, name)
-    if isinstance(value, jax.extend.core.Jaxpr):
+    if isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr):
+        value = _open(value)
         atoms = [*value.invars, *value.constvars, *value.outvars]
         atoms += [atom for one in value.eqns for atom in (*one.invars, *one.outvars)]
         shapes = (getattr(atom.aval, "shape", ()) for atom in atoms)
@@ -139,7 +153,12 @@ def _body(params: Any) -> Any:
     found = next(
         params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call") if key in params
     )
-    return getattr(found, "jaxpr", found)
+    return _open(found)
+
+
+def _open(jaxpr: Any) -> Any:
+    """A jaxpr without the values of its constants."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _common(equation: Any, rows: Sequence[Rows]) -> Rows:
@@ -209,6 +228,15 @@ def _along(param: str) -> Callable[[Any, list[Rows], str], list[Rows]]:
         return [axis] * len(equation.outvars)
 
     return rule
+
+
+def _stack(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+    axis = _all(rows)
+    return [axis + (equation.params["axis"] <= axis)]
+
+
+def _unstack(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+    return [_without(_only(rows), (equation.params["axis"],))] * len(equation.outvars)
 
 
 def _transpose(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
@@ -331,7 +359,7 @@ def _fft(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
 
 def _cond(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
     _require(rows[0] is None)
-    found = [_walk(branch.jaxpr, rows[1:], name) for branch in equation.params["branches"]]
+    found = [_walk(_open(branch), rows[1:], name) for branch in equation.params["branches"]]
     _require(all(one == found[0] for one in found))
     return found[0]
 
@@ -340,19 +368,23 @@ def _while(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
     params = equation.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     carry = rows[second:]
-    _require(_walk(params["cond_jaxpr"].jaxpr, [*rows[:first], *carry], name) == [None])
-    _require(_walk(params["body_jaxpr"].jaxpr, [*rows[first:second], *carry], name) == carry)
+    _require(_walk(_open(params["cond_jaxpr"]), [*rows[:first], *carry], name) == [None])
+    _require(_walk(_open(params["body_jaxpr"]), [*rows[first:second], *carry], name) == carry)
     return carry
 
 
 def _scan(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
     params = equation.params
     _require(not _has(params["length"], name))
-    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+    if "num_consts" in params:
+        first, count = params["num_consts"], params["num_carry"]
+    else:  # since JAX 0.12
+        first, count, _ = map(len, params["ft_in"].unpack())
+    second = first + count
     carry, stacked = rows[first:second], rows[second:]
     _require(all(axis != 0 for axis in stacked))
     inner = [None if axis is None else axis - 1 for axis in stacked]
-    found = _walk(params["jaxpr"].jaxpr, [*rows[:first], *carry, *inner], name)
+    found = _walk(_body(params), [*rows[:first], *carry, *inner], name)
     _require(found[: len(carry)] == carry)
     return carry + [None if axis is None else axis + 1 for axis in found[len(carry) :]]
 
@@ -371,12 +403,13 @@ _MAKERS: dict[str, Callable[[Any, Sequence[Rows], str], Rows]] = {
 
 _ELEMENTWISE = frozenset(
     """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
-    clz complex conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2
-    expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1p
-    logistic lt max min mul name ne neg nextafter not or polygamma population_count pow real
-    reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil
+    clamp clz complex conj convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv
+    erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le
+    le_to lgamma log log1p log2 logistic lt lt_to max min mul mulhi name ne neg nextafter not
+    one_minus_square or polygamma population_count pow real reduce_precision
+    regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta
     """.split()  # noqa: SIM905  # a hundred quotes less
 )
 
@@ -388,11 +421,13 @@ _RULES: dict[str, Callable[[Any, list[Rows], str], list[Rows]]] = {
     **dict.fromkeys((f"reduce_{how}" for how in ("and", "or", "xor")), _reduce),
     **dict.fromkeys(("argmax", "argmin", "squeeze"), _reduce),
     **dict.fromkeys(
-        ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "split"), _along("axis")
+        ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "split", "top_k"), _along("axis")
     ),
     **dict.fromkeys(("sort", "concatenate"), _along("dimension")),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window),
     **dict.fromkeys(("cholesky", "triangular_solve"), _matrices),
+    "stack": _stack,
+    "unstack": _unstack,
     "transpose": _transpose,
     "reshape": _reshape,
     "rev": _rev,
