@@ -474,6 +474,26 @@ def test_variables_are_never_made_while_a_function_is_traced(make, reload):
     reload(serving)
 
 
+OUTSIDE = keras.layers.BatchNormalization()
+
+
+class Careless:
+    @function(input_signature=[spec("batch", 4)])
+    def train_step(self, x):
+        return OUTSIDE(x, training=True)
+
+
+def test_a_model_outside_of_the_saved_object_is_not_changed_by_saving(reload):
+    OUTSIDE(ROWS)
+    with pytest.raises(TrackingError) as caught:
+        reload(Careless())
+    assert str(caught.value) == (
+        "train_step uses OUTSIDE.moving_mean, which is not part of the saved object, so its value "
+        "would be lost. Assign what holds it to an attribute of the object."
+    )
+    assert_same(OUTSIDE.moving_mean.value, jnp.zeros(4))
+
+
 def network():
     return unsettled(
         sequence(

@@ -291,6 +291,8 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
         "notes": concrete.notes,
         **_transformations(manifest, programs),
     }
+    mesh = {axis.name: axis.size for program in programs for axis in program.mesh}
+    return call | {"mesh": mesh} if mesh else call
 
 
 class _Transformations(TypedDict):
@@ -314,8 +316,6 @@ def _transformations(manifest: Manifest, programs: Sequence[ProgramRecord]) -> _
         "no_derivative": next((problem for problem in problems if problem), None),
         "row_wise": rows.pop() if len(rows) == 1 else None,
     }
-    mesh = {axis.name: axis.size for program in programs for axis in program.mesh}
-    return call | {"mesh": mesh} if mesh else call
 
 
 def _tensor(record: TensorRecord) -> Tensor:

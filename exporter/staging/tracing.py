@@ -6,7 +6,8 @@ attributes becomes a function of arrays, without knowing it.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,10 +22,10 @@ from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic
 from exporter.keys import from_words, to_words
 from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
-from exporter.staging.graph import TrackedGraph, dotted
+from exporter.staging.graph import TrackedGraph, TrackedVariable, dotted
 from exporter.staging.inputs import Inputs
 from exporter.staging.partitioning import with_constraints
-from exporter.staging.slots import read_all, write_all
+from exporter.staging.slots import read_all, split, write_all
 from exporter.staging.state import (
     Held,
     dtype_of,
@@ -343,7 +344,7 @@ def _trace_once(
         outputs.extend(outputs_of.spec_of(array) for array in results)
         return [to_words(jax.numpy.asarray(a)) for a in (*(new for _, new in changed), *results)]
 
-    with LOCK:
+    with LOCK, _outside_kept(subject, graph):
         state = [held.struct for held in holders]
         given = [symbolic_struct(spec, scope) for spec in specs]
         traced = with_constraints(lambda: jax.jit(flat).trace(state, given))
@@ -359,6 +360,33 @@ def _trace_once(
         outputs=tuple(outputs),
         dims=dims,
     ), structures[0]
+
+
+@contextmanager
+def _outside_kept(subject: Subject, graph: TrackedGraph) -> Iterator[None]:
+    """Refuse to change arrays that the function reaches by name and the object does not hold."""
+    known = {variable.place.slot.key for variable in graph.variables}
+    outside = [v for v in _reached(subject) if v.place.slot.key not in known]
+    before = [(variable, variable.place.slot.read()) for variable in outside]
+    changed: list[TrackedVariable] = []
+    try:
+        yield
+    finally:
+        for variable, old in before:
+            slot = variable.place.slot
+            new = slot.read()
+            if new is not old and any(isinstance(a, jax.core.Tracer) for a in split(new)[0]):
+                slot.write(old)
+                changed.append(variable)
+    if changed:
+        raise untracked(subject.name, dotted(changed[0].path))
+
+
+def _reached(subject: Subject) -> tuple[TrackedVariable, ...]:
+    try:
+        return track(subject.surroundings()).variables
+    except TrackingError:  # something that could not be saved, and need not be
+        return ()
 
 
 def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:
