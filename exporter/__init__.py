@@ -23,6 +23,7 @@ _HOMES = {
         "LoweringError",
         "NoDerivativeError",
         "NotBatchableError",
+        "PlacementError",
         "RestoreError",
         "StateError",
         "TracingError",

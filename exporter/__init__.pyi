@@ -15,6 +15,7 @@ from exporter.errors import InconclusiveSizesError as InconclusiveSizesError
 from exporter.errors import LoweringError as LoweringError
 from exporter.errors import NoDerivativeError as NoDerivativeError
 from exporter.errors import NotBatchableError as NotBatchableError
+from exporter.errors import PlacementError as PlacementError
 from exporter.errors import RestoreError as RestoreError
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError

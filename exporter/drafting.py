@@ -9,17 +9,22 @@ import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
-from exporter.artifact.stored import StoredConcrete, StoredFunction
-from exporter.errors import LoweringError
+from exporter.artifact.manifest import digest_of
+from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
+from exporter.errors import LoweringError, TracingError
+from exporter.pytrees import opened
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
-from exporter.staging.inputs import is_array_like
+from exporter.staging.inputs import Inputs, is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
 from exporter.staging.state import restored
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from signatures.arguments import REQUIRED, Parameter
+from signatures.dtypes import as_dtype, is_inexact
 from signatures.spec import TensorSpec
 from signatures.tree import flatten
+
+_ORDERS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,22 @@ class SaveOptions:
         `"1.0.0"`. `"oldest"` is the oldest one that can express each program.
       debug_info: whether programs keep the file names and lines of the code they came from. This
         makes them about three times as large.
+      vjp_order: how often functions can be differentiated once they are loaded: 0, 1 for gradients,
+        2 for gradients of gradients. Each order adds a program about twice as large as the one
+        before. A function without a derivative is saved without one, with a warning.
     """
 
     max_constant_bytes: int = 2**20
     stablehlo_version: str = "oldest"
     debug_info: bool = False
+    vjp_order: int = 0
+
+    def __post_init__(self) -> None:
+        if self.vjp_order not in _ORDERS:
+            raise LoweringError(
+                f"vjp_order={self.vjp_order!r} is not one of {', '.join(map(str, _ORDERS))}: how "
+                "often functions can be differentiated once they are loaded."
+            )
 
 
 DEFAULT_OPTIONS = SaveOptions()
@@ -94,11 +110,10 @@ class Draft:
 
     def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
+            recorded = function.recorded_inputs()
+            _refuse_lookalikes(function.name, recorded)
             with restored(self.graph, function.name):
-                return [
-                    trace(function.subject, inputs, self.graph)
-                    for inputs in function.recorded_inputs()
-                ]
+                return [trace(function.subject, inputs, self.graph) for inputs in recorded]
         if isinstance(function, ConcreteFunction):
             return [function]
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
@@ -108,12 +123,10 @@ class Draft:
         """Number the variables, then make a program of each trace."""
         self._number_variables()
         for source in self.sources:
-            first = len(self.programs)
             if isinstance(source, ConcreteFunction):
-                self._lower(source)
+                programs = self._lower(source)
             else:
-                self._adopt(source)
-            programs = list(range(first, len(self.programs)))
+                programs = self._adopt(source)
             self.concrete.append(_concrete_record(source, programs))
 
     def _number_variables(self) -> None:
@@ -139,7 +152,7 @@ class Draft:
                     by_array[id(variable.read())] = same
             self.numbers[key] = same
 
-    def _lower(self, source: ConcreteFunction) -> None:
+    def _lower(self, source: ConcreteFunction) -> list[int]:
         numbers: dict[int, int] = {}
         used = {i for variant in source.variants for i in (*variant.reads, *variant.writes)}
         for index in sorted(used):
@@ -147,8 +160,8 @@ class Draft:
             if variable.place.key not in self.numbers:
                 raise untracked(source.name, dotted(variable.path))
             numbers[index] = self.numbers[variable.place.key]
-        for variant in source.variants:
-            program = lower(
+        lowered = (
+            lower(
                 variant,
                 source.name,
                 self.platforms or ALL_PLATFORMS,
@@ -156,18 +169,44 @@ class Draft:
                 target=self.options.stablehlo_version,
                 keep_locations=self.options.debug_info,
                 max_constant_bytes=self.options.max_constant_bytes,
+                vjp_order=self.options.vjp_order,
             )
-            self._add_program(_program_record(program), program.bytecode, source.name)
+            for variant in source.variants
+        )
+        return [self._add_lowered(program, source.name) for program in lowered]
 
-    def _adopt(self, source: StoredConcrete) -> None:
-        for program in source.programs:
-            self._check_platforms(program.record.platforms, source.record.name)
-            record = records.replace(
-                program.record,
-                variables=[self._number_of(box, source) for box in program.variables],
-                updates=[self._number_of(box, source) for box in program.updates],
+    def _add_lowered(self, program: LoweredProgram, name: str, order: int = 0) -> int:
+        """The number of a program, which its derivatives follow."""
+        number = self._add_program(_program_record(program), program.bytecode, name, order)
+        if program.derivative is not None:
+            self._link(number, self._add_lowered(program.derivative, name, order + 1))
+        return number
+
+    def _link(self, number: int, derivative: int) -> None:
+        self.programs[number] = records.replace(self.programs[number], vjp=derivative)
+
+    def _adopt(self, source: StoredConcrete) -> list[int]:
+        if any(_lacks(program, self.options.vjp_order) for program in source.programs):
+            warnings.warn(
+                f"{source.record.name} was loaded and keeps the derivatives it was saved with, "
+                f"fewer than vjp_order={self.options.vjp_order}: they cannot be made from a "
+                "program. Save the original with that option.",
+                stacklevel=2,
             )
-            self._add_program(record, program.bytecode, source.record.name)
+        return [self._add_stored(program, source) for program in source.programs]
+
+    def _add_stored(self, program: StoredProgram, source: StoredConcrete, order: int = 0) -> int:
+        self._check_platforms(program.record.platforms, source.record.name)
+        record = records.replace(
+            program.record,
+            variables=[self._number_of(box, source) for box in program.variables],
+            updates=[self._number_of(box, source) for box in program.updates],
+            vjp=None,
+        )
+        number = self._add_program(record, program.bytecode, source.record.name, order)
+        if program.derivative is not None:
+            self._link(number, self._add_stored(program.derivative, source, order + 1))
+        return number
 
     def _check_platforms(self, stored: Sequence[str], name: str) -> None:
         """A program that was loaded keeps its platforms: it cannot be lowered anew."""
@@ -184,14 +223,47 @@ class Draft:
             raise untracked(source.record.name, getattr(box, "title", "a Variable"))
         return self.numbers[key]
 
-    def _add_program(self, record: records.ProgramRecord, bytecode: bytes, name: str) -> None:
+    def _add_program(
+        self, record: records.ProgramRecord, bytecode: bytes, name: str, order: int
+    ) -> int:
+        """The number of a program of that name, differentiated so many times."""
         stem = re.sub(r"\W+", "_", name) or "function"
+        end = ".vjp" * order
         taken = {program.file for program in self.programs}
-        choices = (f"{stem}{f'-{n}' if n else ''}" for n in range(len(taken) + 1))
+        choices = (f"{stem}{f'-{n}' if n else ''}{end}" for n in range(len(taken) + 1))
         files = (f"{PROGRAMS}/{choice}.mlirbc" for choice in choices)
         file = next(file for file in files if file not in taken)
         self.programs.append(records.replace(record, file=file))
         self.bytecode.append(bytecode)
+        return len(self.programs) - 1
+
+
+def _lacks(program: StoredProgram, order: int) -> bool:
+    """Whether a program has fewer derivatives than asked for, and not because it can have none."""
+    record = program.record
+    taken = [as_dtype(box.dtype) for box in program.variables]  # type: ignore[attr-defined]  # boxes of arrays
+    given = [as_dtype(box.dtype) for box in program.updates]  # type: ignore[attr-defined]  # likewise
+    moves = any(map(is_inexact, [*taken, *(as_dtype(one.dtype) for one in record.inputs)]))
+    shows = any(map(is_inexact, [*given, *(as_dtype(one.dtype) for one in record.outputs)]))
+    if order == 0 or record.vjp_problem is not None or not (moves and shows):
+        return False
+    return program.derivative is None or _lacks(program.derivative, order - 1)
+
+
+def _refuse_lookalikes(name: str, recorded: Sequence[Inputs]) -> None:
+    """Refuse two types of arguments that an artifact would not tell apart."""
+    seen = set()
+    for inputs in recorded:
+        parts = [[key, encoding.part_of(part)] for key, part in inputs.arguments.items()]
+        key = digest_of([parts, [repr(spec) for spec in inputs.specs]])
+        if key in seen:
+            shown = ", ".join(f"{spec.name}: {spec}" for spec in inputs.specs)
+            raise TracingError(
+                f"{name} was called with two types of arguments that cannot be told apart once "
+                f"they are saved: ({shown}). They differ in what only their classes know, such as "
+                "a function that an object holds. Make two functions of it, or pass a name instead."
+            )
+        seen.add(key)
 
 
 def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
@@ -206,7 +278,7 @@ def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
 def _parameter_record(parameter: Parameter) -> records.ParameterRecord:
     if parameter.default is REQUIRED:
         return encoding.parameter_record(parameter, None, [])
-    structure, arrays = flatten(parameter.default, is_array_like)
+    structure, arrays = flatten(parameter.default, is_array_like, opened)
     return encoding.parameter_record(parameter, structure, [np.asarray(a) for a in arrays])
 
 
@@ -252,4 +324,8 @@ def _program_record(program: LoweredProgram) -> records.ProgramRecord:
         outputs=[_plain_tensor(spec) for spec in program.outputs],
         dims=[encoding.dim_record(dim) for dim in program.dims],
         ranks=list(program.ranks),
+        mesh_axes=list(program.mesh_axes),
+        mesh=[records.AxisRecord(name, size) for name, size in program.mesh],
+        vjp_problem=program.derivative_problem,
+        row_wise=program.row_wise,
     )

@@ -18,6 +18,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 ├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
 ├── NoDerivativeError               (ValueError)         a program was saved without its derivative
 ├── NotBatchableError               (NotImplementedError) a loaded function under jax.vmap
+├── PlacementError                  (ValueError)         variables cannot lie where they should
 ├── StateError                      (RuntimeError)       a variable cannot take or give a value
 └── MissingExtraError               (ImportError)        an optional dependency is not installed
 """
@@ -127,6 +128,18 @@ class NoDerivativeError(ExporterError, ValueError):
 
 class NotBatchableError(ExporterError, NotImplementedError):
     """A loaded function was called under `jax.vmap`."""
+
+
+class PlacementError(ExporterError, ValueError):
+    """Variables cannot be placed on the devices that a caller asks for.
+
+    Attributes:
+      problems: one line for each variable that cannot.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class StateError(ExporterError, RuntimeError):

@@ -1,30 +1,30 @@
 """From an artifact to a model that can be called: the whole lower line of the map, on one page."""
 
 import os
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 
-from exporter.artifact import encoding, records
+from exporter.artifact import records
 from exporter.artifact.layout import inside
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactError, ArtifactNotFoundError
+from exporter.runtime.assembly import Blueprint
 from exporter.runtime.compat import check_program, check_runtime
-from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
-from exporter.runtime.model import LoadedModel, Signatures
-from exporter.runtime.programs import LoadedProgram
-from exporter.runtime.tree import build
+from exporter.runtime.model import LoadedModel
+from exporter.runtime.placement import Placement, Shardings, placement_of
 from exporter.variable import Variable, mark_donated
-from signatures.spec import TensorSpec
 
 
 def load(
     path: str | os.PathLike[str],
     *,
+    mesh: jax.sharding.Mesh | None = None,
+    sharding: Shardings | None = None,
     device: jax.Device | str | None = None,
     verify: bool = True,
 ) -> LoadedModel:
@@ -34,8 +34,14 @@ def load(
 
     Args:
       path: an artifact.
+      mesh: the devices to run on. Each variable is split over the axes that it was split over when
+        it was saved, and is whole on every device if it was not. Each device reads its part only.
+      sharding: where each variable goes instead: a `NamedSharding` or `SingleDeviceSharding` for
+        all; nested dicts of them in the shape of `loaded.variables`; or a function that gives one
+        for a path such as `"layers/0/kernel"`, a shape and a dtype's name. Variables that are left
+        out, or get `None`, are whole on every device of the others.
       device: where the variables are put: a device, or the name of a platform for its first one.
-        `None` takes JAX's default device.
+        With none of the three they go to JAX's default device.
       verify: whether the digest of every file is checked first.
 
     Raises:
@@ -44,20 +50,21 @@ def load(
       ArtifactError: if a file is missing or damaged, naming it.
       UnsafeProgramError: if a program calls native code nobody has vouched for.
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+      PlacementError: if variables cannot be placed so, naming each.
     """
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
-        found = jax.devices(device)[0] if isinstance(device, str) else device
-        return _load(Path(path), found, verify=verify)
+        place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
+        return _load(Path(path), place, verify=verify)
 
 
-def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
+def _load(folder: Path, place: Callable[..., Placement], *, verify: bool) -> LoadedModel:
     manifest = read_manifest(folder)
     if verify:
         verify_files(folder, manifest.files)
     check_runtime(manifest, folder)
     bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
-    sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
-    values = read_variables(folder, manifest.variables, sharding)
+    placement = place(manifest.variables)
+    values = read_variables(folder, manifest.variables, placement.variables)
     variables = [
         Variable(
             value,
@@ -68,7 +75,10 @@ def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedMod
         )
         for record, value in zip(manifest.variables, values, strict=True)
     ]
-    return _assemble(manifest, bytecode, variables)
+    for program in manifest.programs:
+        for number in set(program.variables) & set(program.updates):
+            mark_donated(variables[number])
+    return Blueprint.of(manifest, bytecode, placement).assembled(variables)
 
 
 def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
@@ -82,67 +92,3 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
         raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
     check_program(bytecode, file, record, manifest.variables)
     return bytecode
-
-
-def _assemble(
-    manifest: records.Manifest, bytecode: Sequence[bytes], variables: Sequence[Variable]
-) -> LoadedModel:
-    lock = threading.RLock()
-    for program in manifest.programs:
-        for number in set(program.variables) & set(program.updates):
-            mark_donated(variables[number])
-    specs = [TensorSpec(record.shape, record.dtype) for record in manifest.variables]
-    concrete = []
-    for index, record in enumerate(manifest.concrete_functions):
-        programs = [
-            LoadedProgram(
-                record.name,
-                program := manifest.programs[number],
-                bytecode[number],
-                [specs[variable] for variable in program.variables],
-                [specs[variable] for variable in program.updates],
-            )
-            for number in record.programs
-        ]
-        signature = encoding.signature_of(manifest, index)
-        concrete.append(LoadedConcrete(record, signature, programs, variables, lock))
-    functions = [
-        LoadedFunction(
-            record.name,
-            record.doc,
-            encoding.parameters_of(record.parameters),
-            [concrete[number] for number in record.concrete],
-        )
-        for record in manifest.functions
-    ]
-
-    def signatures(numbers: Mapping[str, int], note: str | None = None) -> Signatures:
-        found = {
-            name: LoadedSignature(
-                name, concrete[number], _owner(number, manifest, functions, concrete)
-            )
-            for name, number in numbers.items()
-        }
-        return Signatures(found, note)
-
-    model = build(manifest, variables, functions, signatures)
-    model.__dict__["__variables__"] = [
-        (tuple(record.key), variable)
-        for record, variable in zip(manifest.variables, variables, strict=True)
-    ]
-    model.__dict__["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
-    model.__dict__["__manifest__"] = manifest
-    return model
-
-
-def _owner(
-    number: int,
-    manifest: records.Manifest,
-    functions: Sequence[LoadedFunction],
-    concrete: Sequence[LoadedConcrete],
-) -> LoadedFunction:
-    """The function that a signature's concrete function belongs to, attached or not."""
-    for record, function in zip(manifest.functions, functions, strict=True):
-        if number in record.concrete:
-            return function
-    return LoadedFunction(concrete[number].record.name, None, [], [concrete[number]])

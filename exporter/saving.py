@@ -4,7 +4,8 @@ import datetime as dt
 import os
 import platform as python_platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,12 +26,14 @@ from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TrackingError
+from exporter.processes import is_first, together, told_by_first
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.lowering import check_target as check_stablehlo
+from exporter.staging.partitioning import partition_spec
 from exporter.staging.state import check_value, dtype_of
 from exporter.staging.tracing import LOCK, ConcreteFunction, refuse_trace
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
@@ -38,7 +41,7 @@ from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
 # Names that a loaded model has for itself, beside the attributes of the saved object.
-RESERVED = ("signatures", "variables", "trainable_variables", "manifest")
+RESERVED = ("signatures", "variables", "trainable_variables", "with_variables", "manifest")
 
 # A function that can be named in `signatures=`, or the whole mapping.
 Signatures = object | Mapping[str, object]
@@ -57,15 +60,19 @@ def save(
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
 
     Everything is traced and lowered before anything is written, and the folder appears whole or
-    not at all.
+    not at all. All processes of a `jax.distributed` run call it together with the same `path`, on
+    a file system that they share, and each writes its part of arrays that are split over them.
 
     Args:
-      obj: an object with attributes: an instance of your class, a Flax module, a loaded model.
+      obj: an object with attributes: an instance of your class, a Flax module, a loaded model. Or a
+        pair of a function and its parameters: `(apply, params)`, a Linen module and its variables,
+        what Haiku's `transform` gives and its parameters.
       path: the folder to make. Its parents are made too.
       signatures: one function, which becomes `serving_default`, or functions by name. Each has an
         input signature, or is a concrete function or a loaded signature. `None` looks for the
         one decorated method of `obj` that can be the default; `{}` writes none.
-      input_signature: the inputs of `obj.__call__`, for an object without decorated methods.
+      input_signature: the inputs of `obj.__call__` or of the forward pass, for an object without
+        decorated methods: a list in order, or a dict by name that may have flags to bake in.
       platforms: where the programs run: of `cpu`, `cuda`, `rocm` and `tpu`, by default all. A
         loaded function keeps those it has.
       overwrite: whether an artifact that is at `path` is replaced.
@@ -79,35 +86,53 @@ def save(
       ResolveError: if the signatures asked for cannot be.
       Exception: whatever a function raises while it is traced, with a note that names it.
     """
-    target = check_target(path, overwrite=overwrite)
     refuse_trace("save")
-    chosen = None if platforms is None else normalised_platforms(platforms)
-    check_stablehlo(options.stablehlo_version)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
-        graph = _tracked(obj, input_signature)
-        for variable in graph.variables:
-            check_value(variable)
-        draft = Draft(graph, chosen, options)
-        for tracked in graph.functions:
-            draft.add_function(tracked.function, dotted(tracked.path))
-        for node in graph.nodes:
-            draft.named_sources(node.signatures or ())
-        resolved, note = _resolve(obj, graph, signatures, draft)
-        draft.lower_all()
-        with staged(target, overwrite=overwrite) as folder, naming(target):
+        with together("tracing its functions"):
+            target = check_target(path, overwrite=overwrite)
+            chosen = None if platforms is None else normalised_platforms(platforms)
+            check_stablehlo(options.stablehlo_version)
+            graph = _tracked(obj, input_signature, has_signatures=signatures is not None)
+            for variable in graph.variables:
+                check_value(variable)
+            draft = Draft(graph, chosen, options)
+            for tracked in graph.functions:
+                draft.add_function(tracked.function, dotted(tracked.path))
+            for node in graph.nodes:
+                draft.named_sources(node.signatures or ())
+            resolved, note = _resolve(obj, graph, signatures, draft)
+            draft.lower_all()
+        with _staged_together(target, overwrite=overwrite) as folder, naming(target):
             _write(folder, draft, resolved, note)
 
 
-def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGraph:
+@contextmanager
+def _staged_together(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """The folder that the first process stages, in all processes of a distributed run."""
+    with together("moving the artifact into place"), ExitStack() as stack:
+        folder = target
+        with together("making a folder"):
+            if is_first():
+                folder = stack.enter_context(staged(target, overwrite=overwrite))
+        folder = Path(told_by_first(str(folder)))
+        with together("writing the artifact"):
+            yield folder
+
+
+def _tracked(
+    obj: object, input_signature: InputSignature | None, *, has_signatures: bool
+) -> TrackedGraph:
     """The graph of the object, with its forward pass as `__call__` if that is to be saved."""
     forward = forward_pass_of(obj)
     graph = track(forward.holder if forward else obj)
     _refuse_reserved(obj, graph)
     decorated = [name for name, _ in graph.root_functions()]
-    if input_signature is None:
-        if forward is None or forward.input_signature is None or decorated:
-            return graph
+    if input_signature is None and forward and not decorated:
         input_signature = forward.input_signature
+        if input_signature is None and not has_signatures and forward.problem:
+            raise ResolveError(forward.problem)
+    if input_signature is None:
+        return graph
     if decorated:
         raise ResolveError(
             "input_signature= is for objects without decorated methods, but this one has "
@@ -118,7 +143,12 @@ def _tracked(obj: object, input_signature: InputSignature | None) -> TrackedGrap
             f"input_signature= describes the inputs of __call__, which {type(obj).__name__} "
             "does not have."
         )
-    function = Function(forward.function, input_signature, owner=forward.holder)
+    function = Function(
+        forward.function,
+        input_signature,
+        owner=forward.holder,
+        output_names=forward.output_names,
+    )
     return graph.with_root_function("__call__", function)
 
 
@@ -220,11 +250,15 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
             trainable=variable.trainable,
             collection=variable.collection,
             name=variable.name,
+            partition_spec=partition_spec(value),
         )
         for variable, value in zip(variables, values, strict=True)
     ]
     _refuse_equal_keys(entries)
     write_variables(folder, entries, values)
+    values_digest = values_id(entries, values)
+    if not is_first():
+        return
     if draft.programs:
         (folder / PROGRAMS).mkdir()
     for record, bytecode in zip(draft.programs, draft.bytecode, strict=True):
@@ -239,7 +273,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         producer=_producer(),
         content=records.Content(
             digest_of([digest_of(part) for part in parts]),
-            values_id(entries, values),
+            values_digest,
         ),
         platforms=list(_common_platforms(draft)),
         stablehlo_version=max(

@@ -8,11 +8,12 @@ import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.errors import StateError, UntrackedVariableError
@@ -43,6 +44,7 @@ class Variable(NDArrayOperatorsMixin):
 
     __slots__ = (
         "__weakref__",
+        "_home",
         "_is_donated",
         "_label",
         "_made_in",
@@ -75,12 +77,13 @@ class Variable(NDArrayOperatorsMixin):
         self.collection = collection
         self._label = label
         self._made_in = _in_reach.get()
+        self._home: object | None = None
         self._is_donated = False
         self._value: jax.Array = jnp.asarray(value)
 
     @property
     def value(self) -> jax.Array:
-        """The array. Assigning needs the same shape and dtype.
+        """The array. Assigning needs the same shape and dtype. What is split over a mesh stays so.
 
         Raises:
           StateError: on assigning an array of another shape or dtype, or a traced one where it
@@ -100,14 +103,19 @@ class Variable(NDArrayOperatorsMixin):
             raise StateError(
                 f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
             )
-        traced = isinstance(array, jax.core.Tracer)
-        if traced and not isinstance(old, jax.core.Tracer) and self._made_in is None:
+        if isinstance(array, jax.core.Tracer) and not self._may_be_traced():
             raise StateError(
                 f"{self._title()} cannot be assigned under jax.jit or another transformation of "
                 "JAX: the traced value would outlive its trace. Assign it in an "
                 "@exporter.function, or return the value and assign it outside."
             )
-        self._value = self._own(array)
+        self._value = self._own(_kept_in_place(array, old))
+
+    def _may_be_traced(self) -> bool:
+        """Whether a traced array, assigned now, would not outlive its trace."""
+        if self._home is not None:
+            return bool(self._home == get_opaque_trace_state())
+        return isinstance(self._value, jax.core.Tracer) or self._made_in is not None
 
     def _converted(self, new: object) -> object:
         """A Python value as an array like the one that is held, if nothing is lost."""
@@ -247,6 +255,16 @@ def _type(array: jax.Array) -> str:
     return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
 
 
+def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
+    """The new array on the devices of the old one, if that lay on several and this does not."""
+    if isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer):
+        return new
+    place = old.sharding
+    if len(place.device_set) == 1 or new.sharding.device_set == place.device_set:
+        return new
+    return cast(jax.Array, jax.device_put(new, place))
+
+
 @contextmanager
 def only(variables: frozenset[int]) -> Iterator[None]:
     """Within the block, a function may use these variables (by identity) and new ones only."""
@@ -275,6 +293,31 @@ def get_all(variables: Iterable[Variable]) -> list[jax.Array]:
 def set_raw(variable: Variable, value: jax.Array) -> None:
     """Assign without any check. For those who know that the value fits."""
     variable._value = value  # noqa: SLF001  # this file's own
+
+
+def local_copy(variable: Variable, value: object) -> Variable:
+    """A variable like another, with a value that may be traced by what is being traced now.
+
+    Only here, at this level of JAX's transformations, can it be assigned traced arrays: whoever
+    makes a variable inside a function to be transformed, uses it up there.
+    """
+    made = Variable(
+        value,
+        variable.trainable,
+        variable.name,
+        collection=variable.collection,
+        label=variable._label,  # noqa: SLF001  # this file's own
+    )
+    made._home = get_opaque_trace_state()  # noqa: SLF001  # this file's own
+    if variable._is_donated:  # noqa: SLF001  # this file's own
+        made._value = jnp.copy(made._value)  # noqa: SLF001  # this file's own
+        mark_donated(made)
+    return made
+
+
+def is_local(variable: Variable) -> bool:
+    """Whether `local_copy` made it."""
+    return variable._home is not None  # noqa: SLF001  # this file's own
 
 
 def mark_donated(variable: Variable) -> None:

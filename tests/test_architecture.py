@@ -31,6 +31,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.keys": _BASE,
     "exporter.pytrees": _BASE,
     "exporter.jax_internals": _BASE,
+    "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
     "exporter.runtime": (*_BASE, *_SHARED, "exporter.artifact"),
@@ -40,6 +41,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.saving": (
         *_BASE,
         *_SHARED,
+        "exporter.processes",
         "exporter.staging",
         "exporter.artifact",
         "exporter.drafting",
@@ -79,6 +81,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         "exporter.pytrees",
         "exporter.jax_internals",
+        "exporter.processes",
         "exporter.staging",
         "exporter.artifact.variables",
         "exporter.runtime",
@@ -91,7 +94,13 @@ FENCES: dict[str, tuple[str, ...]] = {
     "jax._src": ("exporter.jax_internals",),
     "jaxlib": ("exporter.jax_internals",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
-    "flax": ("exporter.staging.frameworks.flax_nnx",),
+    "equinox": ("exporter.staging.frameworks.equinox",),
+    "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
+    "haiku": ("exporter.staging.frameworks.haiku",),
+    "keras": (
+        "exporter.staging.frameworks.keras",
+        "exporter.staging.frameworks.keras_forward",
+    ),
 }
 
 # Modules inside a room above that must do without the package all the same.

@@ -510,6 +510,9 @@ def test_a_summary_of_a_signature_has_everything_that_a_caller_must_know(manifes
             "untraced": [],
             "changes": ["encoder.mean"],
             "notes": [],
+            "derivatives": 0,
+            "no_derivative": None,
+            "row_wise": None,
         }
     }
 

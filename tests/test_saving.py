@@ -119,15 +119,3 @@ def test_loading_under_a_trace_gives_arrays_with_values(tmp_path):
     loaded = []
     jax.jit(lambda x: (loaded.append(exporter.load(tmp_path / "m")), x)[1])(X)
     assert loaded[0].scale(X).tolist() == (4 * X).tolist()
-
-
-def test_mapping_over_a_loaded_function_is_refused_with_a_way_out(tmp_path):
-    exporter.save(Scale(), tmp_path / "m", platforms=("cpu",))
-    loaded = exporter.load(tmp_path / "m")
-    with pytest.raises(exporter.NotBatchableError) as refused:
-        jax.vmap(loaded.scale)(X[None])
-    assert str(refused.value) == (
-        "scale cannot be called under jax.vmap: it was loaded, and has the axes it was saved with. "
-        "Save it with a named axis for the batch, or use jax.lax.map."
-    )
-    assert jax.lax.map(loaded.scale, X[None]).tolist() == (4 * X[None]).tolist()

@@ -103,8 +103,9 @@ def part_of(structure: Structure) -> Part:
         case Constant(array):
             return ConstantPart(array_record(array))
         case Sequential(kind, items, fields):
-            return SequencePart(kind, [part_of(item) for item in items], list(fields))
-        case Keyed(keys, items):
+            stored = kind if fields or kind == "list" else "tuple"  # nobody has a nameless class
+            return SequencePart(stored, [part_of(item) for item in items], list(fields))
+        case Keyed(keys=keys, items=items):
             names = [scalar_record(key) for key in keys]
             return DictPart(names, [part_of(item) for item in items])
 

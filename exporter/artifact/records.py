@@ -156,6 +156,13 @@ class FunctionRecord(Record, frozen=True):
     doc: str | None = None
 
 
+class AxisRecord(Record, frozen=True):
+    """An axis of a mesh of devices."""
+
+    name: str
+    size: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
 class ProgramRecord(Record, frozen=True):
     """One file of StableHLO and how it is called."""
 
@@ -172,6 +179,11 @@ class ProgramRecord(Record, frozen=True):
     outputs: list[PlainTensorRecord]
     dims: list[DimRecord] = []
     ranks: list[Number] = []
+    mesh_axes: list[str] = []
+    mesh: list[AxisRecord] = []
+    vjp: Number | None = None
+    vjp_problem: str | None = None
+    row_wise: str | None = None
 
 
 class VariableRecord(Record, frozen=True):

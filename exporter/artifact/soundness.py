@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from exporter.artifact.derivatives import check_derivatives, check_rows
 from exporter.artifact.encoding import (
     array_of,
     dim_of,
@@ -129,7 +130,10 @@ def _check_programs(manifest: Manifest) -> None:
         )
         _check_indices(where, (*program.variables, *program.updates), len(manifest.variables))
         _check_arguments(where, program)
+        _check_mesh(where, program)
         _check_wide(where, (*program.inputs, *program.outputs), manifest)
+        check_rows(where, program)
+    check_derivatives(manifest)
 
 
 def _check_arguments(where: str, program: ProgramRecord) -> None:
@@ -147,6 +151,14 @@ def _check_arguments(where: str, program: ProgramRecord) -> None:
         _check_shape(where, tensor)
         for name in _made(where, partial(spec_of, tensor)).names:
             _require(name in known, f"{where}.dims does not have {name!r}.")
+
+
+def _check_mesh(where: str, program: ProgramRecord) -> None:
+    axes = [axis.name for axis in program.mesh]
+    _require(_is_unique(axes) and all(axes), f"{where}.mesh has an axis twice, or without a name.")
+    named = program.mesh_axes
+    sound = named == sorted(set(named)) and all(named)
+    _require(sound, f"{where}.mesh_axes is {named!r}, which are no names in ascending order.")
 
 
 def _check_dims(where: str, dims: Sequence[DimRecord]) -> None:
@@ -182,6 +194,7 @@ def _check_variables(manifest: Manifest) -> None:
             f"{where}.key is {variable.key!r}, which is no path in a checkpoint.",
         )
         _check_wide(where, [variable], manifest)
+        _check_spec(where, variable)
         total += _bytes_on_disk(where, variable)
     keys = [tuple(variable.key) for variable in manifest.variables]
     _require(_is_unique(keys), "two variables have the same key.")
@@ -194,6 +207,19 @@ def _check_variables(manifest: Manifest) -> None:
         total <= stored * _MAX_COMPRESSION,
         f"the variables take {total:,} bytes, and the files in {VARIABLES}/ have {stored:,}: no "
         "compression does that.",
+    )
+
+
+def _check_spec(where: str, variable: VariableRecord) -> None:
+    spec = variable.partition_spec or []
+    _require(
+        len(spec) <= len(variable.shape),
+        f"{where}.partition_spec has {len(spec)} axes, and the array {len(variable.shape)}.",
+    )
+    named = [name for part in spec for name in ([part] if isinstance(part, str) else part or ())]
+    _require(
+        _is_unique(named) and all(named),
+        f"{where}.partition_spec names a mesh axis twice, or one without a name.",
     )
 
 

@@ -17,12 +17,14 @@ class StoredProgram:
       bytecode: the content of its file.
       variables: the boxes of what it takes before the inputs, known by identity.
       updates: what it returns anew before the outputs.
+      derivative: the program of its derivative, if it was saved with one.
     """
 
     record: ProgramRecord
     bytecode: bytes
     variables: Sequence[object]
     updates: Sequence[object]
+    derivative: "StoredProgram | None" = None
 
 
 @dataclass(frozen=True)

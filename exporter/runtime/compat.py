@@ -12,6 +12,7 @@ from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,
     newest_stablehlo,
     program_facts,
+    shown_mesh,
     tensor_types,
 )
 from signatures.spec import TensorSpec
@@ -77,6 +78,13 @@ def check_program(
         raise UnsafeProgramError(
             f"{file} calls native code that is not on the list of stable custom calls: "
             f"{', '.join(map(repr, unknown))}. It is not loaded."
+        )
+    mesh = tuple((axis.name, axis.size) for axis in record.mesh)
+    if facts.mesh_axes != tuple(record.mesh_axes) or facts.mesh != mesh:
+        raise ArtifactError(
+            f"{file} does not fit the manifest: it has the mesh ({shown_mesh(dict(facts.mesh))}) "
+            f"and constraints on ({', '.join(facts.mesh_axes)}), and the manifest says "
+            f"({shown_mesh(dict(mesh))}) and ({', '.join(record.mesh_axes)})."
         )
     state = [variables[number] for number in record.variables]
     updates = [variables[number] for number in record.updates]

@@ -159,10 +159,18 @@ def _facts(call: Call, inputs: Sequence[tuple[str, Tensor]], indent: int) -> Ite
         *(f"where {name} is {_bounds(bounds)}" for name, bounds in call["bounds"].items()),
         *_ranks(call, [name for name, tensor in inputs if tensor["shape"] is None]),
         *([f"changes {_listed(shown)}"] if shown else []),
+        *_derivatives(call),
         *(f"note: {note}" for note in call["notes"]),
     ]
     for fact in facts:
         yield from _wrapped(fact, indent, hanging=2)
+
+
+def _derivatives(call: Call) -> list[str]:
+    order, problem = call["derivatives"], call["no_derivative"]
+    shown = [f"has derivatives of order {_listed([str(n + 1) for n in range(order)])}"]
+    missing = [f"no derivative of order {order + 1}: {problem}"]
+    return [*(shown if order else []), *(missing if problem else [])]
 
 
 def _bounds(bounds: Bounds) -> str:

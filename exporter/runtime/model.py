@@ -7,6 +7,7 @@ from exporter.artifact.records import Manifest
 from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedSignature
 from exporter.variable import Variable
+from signatures.dtypes import as_dtype, is_inexact
 from signatures.resolver import resolve_call
 
 
@@ -106,12 +107,38 @@ class LoadedModel(LoadedObject):
 
     @property
     def trainable_variables(self) -> dict[str, Any]:
-        """The arrays that an optimiser should change, likewise."""
-        return _tree(self.__dict__["__variables__"], lambda variable: variable.trainable)
+        """The arrays that an optimiser should change, likewise.
+
+        These are the variables marked as trainable, without those of whole numbers, such as a
+        counter: they have no gradient.
+        """
+        return _tree(self.__dict__["__variables__"], _is_trainable)
 
     @trainable_variables.setter
     def trainable_variables(self, tree: Mapping[str, Any]) -> None:
-        _assign(self.__dict__["__variables__"], tree, lambda variable: variable.trainable)
+        _assign(self.__dict__["__variables__"], tree, _is_trainable)
+
+    def with_variables(self, tree: Mapping[str, Any]) -> "LoadedModel":
+        """The same model with other values. It shares the programs and their compiled code.
+
+        This one stays as it is, and the new one has state of its own. Values may be traced: so
+        gradients with respect to variables are had.
+
+            jax.grad(lambda v: loss(model.with_variables(v).f(x)))(model.trainable_variables)
+
+        What a function changes is then in `variables` of the new model. Attributes that were added
+        since this one was loaded are not part of it.
+
+        Args:
+          tree: nested dicts by attribute path, as `variables` and `trainable_variables` give them.
+            Variables that are not in it keep their values.
+
+        Raises:
+          StateError: if the tree has other names, shapes or dtypes.
+        """
+        variables = self.__dict__["__variables__"]
+        values = _checked(variables, tree, lambda _: True, is_partial=True)
+        return self.__dict__["__remade__"](values)  # type: ignore[no-any-return]  # set when loaded
 
     @property
     def __exporter_signatures__(self) -> tuple[Mapping[str, LoadedSignature], str | None]:
@@ -138,14 +165,32 @@ def _tree(
     return tree
 
 
+def _is_trainable(variable: Variable) -> bool:
+    return variable.trainable and is_inexact(as_dtype(variable.dtype))
+
+
 def _assign(
     variables: Sequence[tuple[Sequence[str], Variable]],
     tree: Mapping[str, Any],
     keep: Callable[[Variable], bool],
 ) -> None:
+    for variable, value in _checked(variables, tree, keep).items():
+        variable.value = value
+
+
+def _checked(
+    variables: Sequence[tuple[Sequence[str], Variable]],
+    tree: Mapping[str, Any],
+    keep: Callable[[Variable], bool],
+    *,
+    is_partial: bool = False,
+) -> dict[Variable, object]:
+    """The value for each variable. All that does not fit is told at once."""
     given = dict(_leaves(tree, ()))
     wanted = {tuple(key): variable for key, variable in variables if keep(variable)}
-    problems = [f"{'/'.join(key)}: missing" for key in wanted if key not in given]
+    problems = [
+        f"{'/'.join(key)}: missing" for key in wanted if key not in given and not is_partial
+    ]
     problems += [f"{'/'.join(key)}: not a variable" for key in given if key not in wanted]
     for key, variable in wanted.items():
         value = given.get(key)
@@ -158,8 +203,7 @@ def _assign(
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise StateError(f"the values do not fit the variables:{lines}")
-    for key, variable in wanted.items():
-        variable.value = given[key]
+    return {variable: given[key] for key, variable in wanted.items() if key in given}
 
 
 def _same_type(variable: Variable, value: object) -> bool:

@@ -8,8 +8,11 @@ import numpy as np
 
 from exporter.artifact.encoding import dim_of, spec_of
 from exporter.artifact.records import ProgramRecord
-from exporter.jax_internals import rebuild
-from signatures.dtypes import KeyType
+from exporter.errors import IncompatibleRuntimeError
+from exporter.jax_internals import rebuild, shown_mesh
+from exporter.runtime.placement import Placement
+from exporter.runtime.transformations import transformable
+from signatures.dtypes import KeyType, is_inexact
 from signatures.errors import SpecError
 from signatures.spec import TensorSpec, storage_shape
 
@@ -22,6 +25,13 @@ class LoadedProgram:
       bytecode: the content of its file.
       inputs: the inputs, every axis a size or a symbol.
       outputs: the outputs likewise.
+      takes: the variables that it takes, then the inputs.
+      gives: the variables that it returns anew, then the outputs.
+      derivative: the program of its derivative, or `None` if there is none.
+      order: how many times it was differentiated itself.
+      name: what to call it in messages.
+      rows: the leading dimension along which its rows do not depend on each other, or `None`.
+      noted: what its callers were told already.
     """
 
     def __init__(
@@ -31,6 +41,10 @@ class LoadedProgram:
         bytecode: bytes,
         state: Sequence[TensorSpec],
         updates: Sequence[TensorSpec],
+        *,
+        placement: Placement,
+        derivative: "LoadedProgram | None" = None,
+        order: int = 0,
     ) -> None:
         """A program of that name.
 
@@ -40,42 +54,85 @@ class LoadedProgram:
           bytecode: the content of its file.
           state: the variables that it takes before the inputs.
           updates: the variables that it returns anew before the outputs.
+          placement: where the arrays of the model lie.
+          derivative: the program of its derivative.
+          order: how many times it was differentiated itself.
         """
         self.record = record
         self.bytecode = bytecode
         self.inputs = tuple(spec_of(tensor) for tensor in record.inputs)
         self.outputs = tuple(spec_of(tensor) for tensor in record.outputs)
-        self._name = name
-        self._state = tuple(state)
-        self._updates = tuple(updates)
+        self.takes = (*state, *self.inputs)
+        self.gives = (*updates, *self.outputs)
+        self._placement = placement
+        self.derivative = derivative
+        self.order = order
+        self.name = "the derivative of " * order + name
+        dims = {dim.name: dim_of(dim) for dim in record.dims}
+        self.rows = dims.get(record.row_wise or "")
+        self.noted: list[str] = ["vmap"] if order else []  # its callers mapped the program itself
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether its derivative can be other than zero: something goes in and out that varies."""
+        return all(any(is_inexact(spec.dtype) for spec in s) for s in (self.takes, self.gives))
 
     @cached_property
     def call(self) -> Callable[..., Sequence[jax.Array]]:
-        """The program on flat plain arrays. Variables it returns anew are donated."""
+        """The program on flat plain arrays. Variables it returns anew are donated.
+
+        On a mesh they stay where they were, and inputs from elsewhere are copied to it.
+        """
         donated = [
             position
             for position, number in enumerate(self.record.variables)
             if number in self.record.updates
         ]
-        return jax.jit(self._rebuilt, donate_argnums=donated)
+        placement, count = self._placement, len(self.takes) - len(self.inputs)
+        if placement.mesh is None:
+            return jax.jit(self._rebuilt, donate_argnums=donated)
+        stay = [placement.variables[number] for number in self.record.updates]
+        places = [*stay, *(None for _ in self.outputs)]
+        run = jax.jit(self._rebuilt, donate_argnums=donated, out_shardings=places)
+        return lambda *arrays: run(*arrays[:count], *placement.of_inputs(arrays[count:]))
 
     @cached_property
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
         """The same inside another trace, where nothing can be donated."""
-        return self._rebuilt
+        return transformable(self, jax.jit(self._rebuilt))
+
+    def _check_mesh(self) -> None:
+        """Refuse a program that computes shard by shard on another mesh.
+
+        Raises:
+          IncompatibleRuntimeError: naming both.
+        """
+        needed = {axis.name: axis.size for axis in self.record.mesh}
+        here = self._placement.axes
+        if needed and list(needed.items()) != list(here.items()):
+            found = f"a mesh ({shown_mesh(here)})" if here else "no mesh"
+            raise IncompatibleRuntimeError(
+                f"{self.name} uses jax.shard_map, and so runs on a mesh of the same "
+                f"axes and sizes as when it was saved: ({shown_mesh(needed)}). The model was "
+                f"loaded with {found}. Load it with mesh=jax.make_mesh("
+                f"{tuple(needed.values())}, {tuple(needed)}); its other functions run here."
+            )
 
     @cached_property
     def _rebuilt(self) -> Callable[..., Sequence[jax.Array]]:
+        self._check_mesh()
         return rebuild(
-            self._name,
+            self.name,
             self.bytecode,
-            inputs=(*self._state, *self.inputs),
-            outputs=(*self._updates, *self.outputs),
+            inputs=self.takes,
+            outputs=self.gives,
             dims=[dim_of(dim) for dim in self.record.dims],
             platforms=self.record.platforms,
             calling_convention_version=self.record.calling_convention_version,
             kept_inputs=self.record.kept_inputs,
             uses_global_constants=self.record.uses_global_constants,
+            mesh=self._placement.axes if self.record.mesh_axes else None,
+            pinned_mesh={axis.name: axis.size for axis in self.record.mesh},
         )
 
     def empty_outputs(self, sizes: dict[str, int]) -> list[jax.Array] | None:

@@ -20,6 +20,7 @@ from exporter.artifact.records import (
     NodeRecord,
     ParameterRecord,
     Part,
+    ProgramRecord,
     TensorRecord,
     VariableRecord,
 )
@@ -63,7 +64,9 @@ class Call(TypedDict):
     """A function for one type of arguments, as a signature sees it.
 
     `ranks` has the numbers of axes for which there is a program, if there are inputs of any rank,
-    and `changes` the paths of the variables that a call assigns.
+    and `changes` the paths of the variables that a call assigns. `derivatives` says how often it
+    can be differentiated, `no_derivative` why not more often although that was asked for, and
+    `row_wise` along which leading axis its rows are independent of each other.
     """
 
     inputs: dict[str, Tensor]
@@ -73,6 +76,9 @@ class Call(TypedDict):
     untraced: list[Untraced]
     changes: list[str]
     notes: list[str]
+    derivatives: int
+    no_derivative: str | None
+    row_wise: str | None
 
 
 class Named(Call):
@@ -277,6 +283,30 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
         "untraced": [{"ranks": one.ranks, "reason": one.reason} for one in concrete.untraced],
         "changes": [places[number] for number in changed],
         "notes": concrete.notes,
+        **_transformations(manifest, programs),
+    }
+
+
+class _Transformations(TypedDict):
+    derivatives: int
+    no_derivative: str | None
+    row_wise: str | None
+
+
+def _transformations(manifest: Manifest, programs: Sequence[ProgramRecord]) -> _Transformations:
+    """What holds for each of the programs of a concrete function."""
+    chains = []
+    for program in programs:
+        chain = [program]
+        while chain[-1].vjp is not None:
+            chain.append(manifest.programs[chain[-1].vjp])
+        chains.append(chain)
+    rows = {program.row_wise for program in programs}
+    problems = (chain[-1].vjp_problem for chain in chains)
+    return {
+        "derivatives": min((len(chain) for chain in chains), default=1) - 1,
+        "no_derivative": next((problem for problem in problems if problem), None),
+        "row_wise": rows.pop() if len(rows) == 1 else None,
     }
 
 

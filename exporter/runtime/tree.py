@@ -16,8 +16,8 @@ def build(
     variables: Sequence[Variable],
     functions: Sequence[LoadedFunction],
     signatures: Callable[[Mapping[str, int]], Signatures],
-) -> LoadedModel:
-    """The root object. Two paths to one node lead to one object, and circles close."""
+) -> Mapping[int, Any]:
+    """What each node becomes. Two paths to one node lead to one object, and circles close."""
     made: dict[int, Any] = {}
     nodes = manifest.nodes
     for index, node in enumerate(nodes):
@@ -36,9 +36,7 @@ def build(
             made[index].__dict__["__signatures__"] = signatures(node.signatures)
             made[index].__dict__["__manifest__"] = manifest
             made[index].__dict__["__variables__"] = list(_below(index, nodes, made))
-    root = made[0]
-    assert isinstance(root, LoadedModel)
-    return root
+    return made
 
 
 def _below(

@@ -24,7 +24,7 @@ class Node:
 
     Attributes:
       kind: `object`, `list`, `tuple`, `namedtuple`, `dict`, `variable`, `function` or `value`.
-      name: the class of an object or the type name of a namedtuple.
+      name: the class of an object, or of what comes back as a namedtuple, dict or tuple.
       keys: the attribute names, fields or keys of the children.
       children: the positions of the children among the nodes.
       index: the position among the variables or functions.

@@ -14,12 +14,16 @@ from jax import export
 from exporter.errors import LoweringError
 from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,
+    ProgramFacts,
     module_text,
     newest_stablehlo,
     portable_bytecode,
     program_facts,
     user_line,
 )
+from exporter.keys import to_words
+from exporter.staging.derivatives import FlatFunction, derivative_of
+from exporter.staging.independence import row_wise
 from exporter.staging.tracing import Variant
 from signatures.spec import Dim, TensorSpec
 
@@ -58,6 +62,13 @@ class LoweredProgram:
       kept_inputs: the positions, among variables and inputs, that its main function takes.
       uses_global_constants: whether inner functions take the platform or named sizes, as JAX's
         calling convention has it.
+      mesh_axes: the mesh axes that its sharding constraints name.
+      mesh: the axes, with their sizes, of the mesh that it computes on shard by shard, if any.
+      derivative: the program of its derivative. `None` if nobody asked for it, all of it is zero
+        or it cannot be had.
+      derivative_problem: in the last case, why.
+      row_wise: the dimension along which its rows do not depend on each other, see
+        `independence.py`, or `None` if none is known.
     """
 
     bytecode: bytes
@@ -73,6 +84,21 @@ class LoweredProgram:
     calling_convention_version: int
     kept_inputs: tuple[int, ...]
     uses_global_constants: bool
+    mesh_axes: tuple[str, ...]
+    mesh: tuple[tuple[str, int], ...]
+    derivative: "LoweredProgram | None" = None
+    derivative_problem: str | None = None
+    row_wise: str | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for a program and its derivatives: the trace and some options."""
+
+    variant: Variant
+    platforms: tuple[str, ...]
+    version: str
+    keep_locations: bool
 
 
 def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
@@ -120,6 +146,7 @@ def lower(
     target: str = "oldest",
     keep_locations: bool = False,
     max_constant_bytes: int,
+    vjp_order: int = 0,
 ) -> LoweredProgram:
     """One StableHLO program for a trace.
 
@@ -133,6 +160,8 @@ def lower(
       target: a StableHLO version, or `"oldest"` for the oldest that can express the program.
       keep_locations: whether operations still say which line of the user's code they came from.
       max_constant_bytes: the largest array that may be part of the program itself.
+      vjp_order: how many times the program is differentiated, each time into a program of its own.
+        One that cannot be is left out, with a warning.
 
     Raises:
       LoweringError: if the program holds a large constant, calls Python or a native function
@@ -141,38 +170,96 @@ def lower(
     variant = _without_prints(variant, name)
     _refuse_callbacks(variant, name)
     _refuse_constants(variant, name, max_constant_bytes)
+    flat = _flat(variant, name, numbers)
+    job = _Job(variant, tuple(platforms), target, keep_locations)
+    program, results = _lowered(flat, job)
+    return _with_derivatives(program, flat, results, job, vjp_order)
+
+
+def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFunction:
+    """The trace as a function of the variables of the artifact."""
     variables = tuple(dict.fromkeys(numbers[index] for index in variant.reads))
     # Two places that hold the same array are one variable of the program.
     positions = [variables.index(numbers[index]) for index in variant.reads]
     first = [positions.index(i) for i in range(len(variables))]
 
-    def flat(*arrays: jax.Array) -> list[jax.Array]:
+    def call(*arrays: jax.Array) -> list[jax.Array]:
         state = (arrays[position] for position in positions)
         return variant.flat(*state, *arrays[len(variables) :])
 
     inputs = variant.structs[len(variant.reads) :]
-    given = [*(variant.structs[i] for i in first), *inputs]
-    flat.__name__ = flat.__qualname__ = name
-    try:
-        exported = export.export(jax.jit(flat), platforms=platforms)(*given)
-    except (ValueError, NotImplementedError, KeyError) as error:
-        raise _cannot_lower(error, variant, name, platforms) from error
-    bytecode, version = _portable(exported, name, target, keep_locations=keep_locations)
-    return LoweredProgram(
-        bytecode=bytecode,
-        stablehlo_version=version,
-        platforms=tuple(platforms),
+    return FlatFunction(
+        name=name,
+        call=call,
+        structs=(*(variant.structs[i] for i in first), *inputs),
         variables=variables,
         updates=tuple(numbers[index] for index in variant.writes),
         inputs=variant.inputs,
         outputs=variant.outputs,
-        dims=variant.dims,
-        ranks=variant.ranks,
-        custom_calls=_checked_custom_calls(bytecode, name),
+    )
+
+
+def _lowered(flat: FlatFunction, job: _Job) -> tuple[LoweredProgram, list[jax.ShapeDtypeStruct]]:
+    """The program of a flat function, without its derivatives, and what it returns."""
+
+    def call(*arrays: jax.Array) -> Sequence[jax.Array]:
+        return flat.call(*arrays)
+
+    call.__name__ = call.__qualname__ = flat.name
+    jitted = jax.jit(call)
+    try:
+        traced = jitted.trace(*flat.structs)
+        exported = export.export(jitted, platforms=job.platforms)(*flat.structs)
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise _cannot_lower(error, job.variant, flat.name, job.platforms) from error
+    bytecode, version = _portable(
+        exported, flat.name, job.version, keep_locations=job.keep_locations
+    )
+    facts = _checked_facts(bytecode, flat.name)
+    program = LoweredProgram(
+        bytecode=bytecode,
+        stablehlo_version=version,
+        platforms=job.platforms,
+        variables=flat.variables,
+        updates=flat.updates,
+        inputs=flat.inputs,
+        outputs=flat.outputs,
+        dims=job.variant.dims,
+        ranks=job.variant.ranks,
+        custom_calls=facts.custom_calls,
         calling_convention_version=exported.calling_convention_version,
         kept_inputs=exported.module_kept_var_idx,
         uses_global_constants=exported.uses_global_constants,
+        mesh_axes=facts.mesh_axes,
+        mesh=facts.mesh,
+        row_wise=None if flat.updates else row_wise(traced.jaxpr, len(flat.variables)),
     )
+    return program, list(traced.out_info)
+
+
+def _with_derivatives(
+    program: LoweredProgram,
+    flat: FlatFunction,
+    results: Sequence[jax.ShapeDtypeStruct],
+    job: _Job,
+    order: int,
+) -> LoweredProgram:
+    """The program with its derivative, and that one's, as often as asked and possible."""
+    derivative = derivative_of(flat, results) if order else None
+    if derivative is None:
+        return program
+    try:
+        first, cotangents = _lowered(derivative, job)
+    except Exception as error:  # noqa: BLE001  # rules of derivatives are anybody's code
+        reason = _first_line(error)
+        warnings.warn(
+            f"{flat.name} is saved without its derivative, so gradients through it will be refused "
+            f"when it is loaded: {reason}",
+            stacklevel=2,
+        )
+        return replace(program, derivative_problem=reason)
+    first = _with_derivatives(first, derivative, cotangents, job, order - 1)
+    return replace(program, derivative=first)
 
 
 def _portable(
@@ -191,12 +278,20 @@ def _portable(
     ) from last
 
 
-def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
-    calls = program_facts(bytecode).custom_calls
-    unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
+def _checked_facts(bytecode: bytes, name: str) -> ProgramFacts:
+    try:
+        facts = program_facts(bytecode)
+    except ValueError as error:
+        raise LoweringError(f"{name} cannot be a portable program: {error}") from error
+    unstable = [call for call in facts.custom_calls if call not in STABLE_CUSTOM_CALLS]
     if unstable:
         raise _unstable(name, unstable)
-    return calls
+    if any(axis.startswith("_internal_pmap") for axis, _ in facts.mesh):
+        raise LoweringError(
+            f"{name} uses jax.pmap, which runs on the devices of the process that traces it. Use "
+            "jax.vmap, and split the arrays over a mesh; or jax.shard_map over a mesh with names."
+        )
+    return facts
 
 
 def _unstable(name: str, calls: Sequence[str]) -> LoweringError:
@@ -300,7 +395,7 @@ def _refuse_callbacks(variant: Variant, name: str) -> None:
 
 def _refuse_constants(variant: Variant, name: str, max_bytes: int) -> None:
     for constant in variant.jaxpr.consts:
-        size = int(np.size(constant)) * np.dtype(getattr(constant, "dtype", float)).itemsize
+        size = np.asarray(to_words(constant)).nbytes
         if size > max_bytes:
             shape, dtype = np.shape(constant), constant.dtype
             raise LoweringError(

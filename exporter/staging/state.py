@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from exporter.errors import StateError, TrackingError
-from exporter.staging.containers import is_update, take_over
+from exporter.staging.containers import Difference, difference, is_tree, is_update, take_over
 from exporter.staging.graph import Path, TrackedGraph, TrackedVariable, dotted
-from exporter.staging.slots import split, swapped
+from exporter.staging.registered import attributes_of, split, way_to_array
+from exporter.staging.slots import put, remove, swapped
 from exporter.variable import Variable, get_raw, only
 from signatures.dtypes import DType, KeyType, as_dtype
 from signatures.tree import parts
@@ -70,12 +71,14 @@ class Held:
 
     Attributes:
       variable: the variable.
+      content: what its slot held, this array and the others beside it.
       dtype: its dtype, as JAX computes with it.
       shape: its shape.
       struct: the plain array that carries it, weakly typed if its value is.
     """
 
     variable: TrackedVariable
+    content: object
     dtype: DType
     shape: tuple[int, ...]
     struct: jax.ShapeDtypeStruct
@@ -90,7 +93,7 @@ class Held:
         else:
             weak = bool(getattr(value, "weak_type", False))
             struct = jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
-        return cls(variable, dtype, shape, struct)
+        return cls(variable, variable.place.slot.read(), dtype, shape, struct)
 
     def after(self) -> object:
         """The array or number that a function left in the place.
@@ -100,6 +103,8 @@ class Held:
         """
         place = self.variable.place
         content = place.slot.read()
+        if place.position == 0 and is_tree(self.content):
+            _refuse_difference(self.variable.path, self.content, content)
         leaves = split(content)[0]
         if place.position < len(leaves):
             return leaves[place.position]
@@ -129,6 +134,26 @@ class Held:
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+
+def _refuse_difference(path: Path, old: object, new: object) -> None:
+    """Refuse what is not built like the value that it replaces, whose first array is at `path`.
+
+    Raises:
+      StateError: saying where it differs.
+    """
+    found = difference(old, new)
+    if found:
+        way = way_to_array(old) or ()
+        raise StateError(_replaced(path[: len(path) - len(way)], found))
+
+
+def _replaced(path: Path, found: Difference) -> str:
+    place, problem = dotted((*path, *found[0])), found[1]
+    return (
+        f"the function replaces {dotted(path)} by a value that is built otherwise: {place} "
+        f"{problem}. {_KEEPS}"
+    )
 
 
 _KEEPS = "State keeps its shape and dtype."
@@ -174,8 +199,8 @@ def restored(graph: TrackedGraph, function: str) -> Iterator[None]:
             changed += [dotted((*path, key)) for key in _changed(old, _items(holder))]  # type: ignore[arg-type]
             if isinstance(holder, list):
                 holder[:] = old.values()
-            elif not isinstance(holder, tuple):
-                _restore(holder if isinstance(holder, dict) else _fields(holder), old)
+            else:
+                _restore(holder, old)
     if changed:
         warnings.warn(
             f"{function} changes {', '.join(changed)}, which the saved function will not: only "
@@ -197,33 +222,27 @@ def _changed(old: dict[object, object], new: dict[object, object]) -> list[objec
     ]
 
 
-def _restore(fields: dict[Any, object], old: dict[Any, object]) -> None:
-    for key in [key for key in fields if key not in old]:
-        del fields[key]
+def _restore(holder: object, old: dict[Any, object]) -> None:
+    now = _items(holder)
+    for key in [key for key in now if key not in old]:
+        _delete(holder, key)
     for key, value in old.items():
-        if key not in fields or fields[key] is not value:
-            fields[key] = value
+        if key not in now or now[key] is not value:
+            _set(holder, key, value)
 
 
 def _settle(before: Sequence[tuple[Path, object, dict[object, object]]]) -> None:
     for _, holder, old in before:
-        if not isinstance(holder, tuple):
-            for key, value in _items(holder).items():
-                if value is not old.get(key) and is_update(old.get(key), value):
-                    take_over(old[key], value)
-                    _put_back(holder, key, old)
+        for key, value in _items(holder).items():
+            if value is not old.get(key) and is_update(old.get(key), value):
+                _set(holder, key, take_over(old[key], value))
 
 
 def _items(holder: object) -> dict[object, object]:
-    if isinstance(holder, list | tuple):
+    if isinstance(holder, list):
         return dict(enumerate(holder))
-    if isinstance(holder, dict):
-        return dict(holder)
-    return dict(_fields(holder))
-
-
-def _fields(holder: object) -> dict[Any, object]:
-    return getattr(holder, "__dict__", {})
+    found: dict[Any, object] = holder if isinstance(holder, dict) else attributes_of(holder)
+    return dict(found)
 
 
 def _refuse_strays(
@@ -243,6 +262,9 @@ def _refuse_strays(
                     f"{dotted((*path, key))} is a Variable: assign its value, as in "  # type: ignore[arg-type]
                     f"{dotted((*path, key))}.value = ..."  # type: ignore[arg-type]
                 )
+            found = difference(old[key], value) if is_tree(old.get(key)) else None
+            if found and is_tree(value):
+                raise StateError(_replaced((*path, key), found))  # type: ignore[arg-type]
             raise StateError(
                 f"the function leaves an array at {dotted((*path, key))}, where none was before. "  # type: ignore[arg-type]
                 "State must exist before it is saved: assign an array of the right shape and dtype "
@@ -251,8 +273,21 @@ def _refuse_strays(
 
 
 def _put_back(holder: object, key: object, old: dict[object, object]) -> None:
-    fields: Any = holder if isinstance(holder, list | dict) else vars(holder)
     if key in old:
-        fields[key] = old[key]
+        _set(holder, key, old[key])
     else:
-        del fields[key]
+        _delete(holder, key)
+
+
+def _set(holder: Any, key: Any, value: object) -> None:
+    if isinstance(holder, list | dict):
+        holder[key] = value
+    else:
+        put(holder, key, value)
+
+
+def _delete(holder: Any, key: Any) -> None:
+    if isinstance(holder, list | dict):
+        del holder[key]
+    else:
+        remove(holder, key)

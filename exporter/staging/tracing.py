@@ -23,6 +23,7 @@ from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
 from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import Inputs
+from exporter.staging.partitioning import with_constraints
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
     Held,
@@ -181,6 +182,7 @@ class Subject:
       doc: its docstring.
       parameters: its parameters as Python knows them.
       surroundings: makes an object that holds what the function can reach by name.
+      output_names: names for the arrays of a list or tuple that it returns.
     """
 
     call: Callable[..., object]
@@ -188,6 +190,7 @@ class Subject:
     doc: str | None
     parameters: tuple[Parameter, ...]
     surroundings: Callable[[], object]
+    output_names: tuple[str, ...] = ()
 
 
 def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunction:
@@ -218,7 +221,7 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
     if len(results) > 1:
         raise TracingError(f"{subject.name} returns other structures for other numbers of axes.")
     result = results.pop()
-    names, problem = outputs_of.output_names(result)
+    names, problem = outputs_of.output_names(result, subject.output_names)
     variants = tuple(one.variant for one in traced)
     public = {str(spec.name): spec for spec in traced[0].public}
     outputs = {
@@ -343,7 +346,7 @@ def _trace_once(
     with LOCK:
         state = [held.struct for held in holders]
         given = [symbolic_struct(spec, scope) for spec in specs]
-        traced = jax.jit(flat).trace(state, given)
+        traced = with_constraints(lambda: jax.jit(flat).trace(state, given))
     jaxpr = _without_dead_code(traced.jaxpr)
     reads = _used(jaxpr, len(variables))
     return Variant(
