@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -214,6 +215,21 @@ def test_an_array_keeps_its_form(tmp_path):
     assert other.numpy.dtype == np.float64
     assert before["numpy"] is not other.numpy
     assert_same(objects, {name: getattr(other, name) for name in objects})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Moments:
+    mean: jax.Array
+    by_name: dict
+
+
+def test_an_immutable_object_is_restored_where_it_is_held(tmp_path):
+    ckpt = Checkpoint(state=Moments(jnp.ones(2), {"a": jnp.ones(3)}))
+    other = Checkpoint(state=Moments(jnp.zeros(2), {"a": jnp.zeros(3)}))
+    other.restore(ckpt.save(tmp_path)).assert_consumed()
+    assert type(other.state) is Moments
+    assert_same(ckpt.state, other.state)
 
 
 def test_an_object_with_nothing_to_store_is_saved_all_the_same(tmp_path):
@@ -620,10 +636,20 @@ def test_steps_only_go_up(steps):
         saver.save(steps / "2")
 
 
-def test_artifacts_are_never_taken_for_steps(artifact):
-    for directory in (artifact, artifact.parent):
-        with pytest.raises(exporter.CheckpointExistsError, match="it holds artifacts"):
+def test_what_others_made_is_never_taken_for_a_step(artifact, tmp_path):
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "2025.txt").write_text("mine")
+    cases = {
+        artifact: "it is an artifact, and nothing else belongs inside it.",
+        artifact.parent: "it holds '1', which no checkpoint is",
+        tmp_path: "it holds '2024', which no checkpoint is",
+    }
+    for directory, reason in cases.items():
+        before = names_in(directory)
+        with pytest.raises(exporter.CheckpointExistsError) as caught:
             Checkpoint(Affine(), max_to_keep=1).save(directory)
+        assert str(caught.value).startswith(f"cannot save to '{directory}': {reason}")
+        assert names_in(directory) == before
     assert exporter.is_artifact(artifact)
 
 

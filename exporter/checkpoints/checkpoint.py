@@ -8,7 +8,7 @@ from typing import Any, Self
 from exporter.artifact import checkpoint
 from exporter.artifact.layout import is_artifact
 from exporter.checkpoints import stored
-from exporter.checkpoints.folders import found_at, local_path, steps_in
+from exporter.checkpoints.folders import found_at, local_path, steps_in, strangers_in
 from exporter.checkpoints.restoring import Plan, RestoreStatus, planned
 from exporter.checkpoints.tracked import follow
 from exporter.checkpoints.writing import Keeper, Snapshot, write_folder
@@ -182,7 +182,8 @@ class Checkpoint:
           The path of the folder, which `restore` takes, or `None` if the step is not due.
 
         Raises:
-          CheckpointExistsError: if the directory has this step or a later one, or artifacts.
+          CheckpointExistsError: if the directory has this step or a later one, or something
+            else that is named as a step is, such as artifacts by version.
           CheckpointError: if the disk does not take this step or, in the background, the last one.
           RestoreError: if a restore before was incomplete, and nobody said that this is expected.
           TrackingError: if the state of an object cannot be followed.
@@ -213,12 +214,18 @@ class Checkpoint:
         return str(folder / str(number)) if due else None
 
     def _number(self, folder: Path, step: int | None) -> int:
-        steps = steps_in(folder)
-        if is_artifact(folder) or any(map(is_artifact, steps.values())):
+        if is_artifact(folder):
             raise CheckpointExistsError(
-                f"cannot save to '{folder}': it holds artifacts, which would be taken for steps. "
-                "Save to another directory."
+                f"cannot save to '{folder}': it is an artifact, and nothing else belongs inside "
+                "it. Save beside it."
             )
+        strangers = strangers_in(folder)
+        if strangers:
+            raise CheckpointExistsError(
+                f"cannot save to '{folder}': it holds {', '.join(map(repr, strangers[:3]))}, which "
+                "no checkpoint is and which would be taken for a step. Save to another directory."
+            )
+        steps = steps_in(folder)
         newest = max(steps, default=0)
         if step is not None:
             if steps and _step(step) <= newest:

@@ -46,6 +46,13 @@ def steps_in(directory: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def strangers_in(directory: Path) -> list[str]:
+    """What is named as steps are and is none. Orbax's manager would take it for old steps."""
+    entries = directory.iterdir() if directory.is_dir() else ()
+    named = sorted(entry for entry in entries if _STEP.fullmatch(entry.name))
+    return [entry.name for entry in named if is_artifact(entry) or not _holds_one(entry)]
+
+
 def _holds_one(folder: Path) -> bool:
     if is_checkpoint(folder) or is_artifact(folder):
         return True

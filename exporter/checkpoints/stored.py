@@ -109,19 +109,12 @@ def _reader(folder: Path) -> Reader:
     def read(
         records: Sequence[VariableRecord], shardings: Sequence[jax.sharding.Sharding]
     ) -> list[jax.Array]:
-        groups: dict[jax.sharding.Sharding, list[int]] = {}
-        for position, sharding in enumerate(shardings):
-            groups.setdefault(sharding, []).append(position)
-        found: dict[int, jax.Array] = {}
-        for sharding, positions in groups.items():
-            try:
-                arrays = read_variables(folder, [records[i] for i in positions], sharding)
-            except ArtifactError as error:
-                raise CheckpointError(
-                    "\n  ".join([f"{folder / VARIABLES} is damaged:", *error.problems])
-                ) from error
-            found |= zip(positions, arrays, strict=True)
-        return [found[position] for position in range(len(records))]
+        try:
+            return read_variables(folder, records, shardings)
+        except ArtifactError as error:
+            raise CheckpointError(
+                "\n  ".join([f"{folder / VARIABLES} is damaged:", *error.problems])
+            ) from error
 
     return read
 
