@@ -278,6 +278,7 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
     programs = [manifest.programs[number] for number in concrete.programs]
     changed = dict.fromkeys(number for program in programs for number in program.updates)
     bounds = {dim.name: dim for tensor in concrete.inputs for dim in spec_of(tensor).dims}
+    transformations = _transformations(manifest, programs)
     call: Call = {
         "inputs": {tensor.name: _tensor(tensor) for tensor in concrete.inputs},
         "outputs": {tensor.name: _tensor(tensor) for tensor in concrete.outputs},
@@ -289,10 +290,14 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
         "untraced": [{"ranks": one.ranks, "reason": one.reason} for one in concrete.untraced],
         "changes": [places[number] for number in changed],
         "notes": concrete.notes,
-        **_transformations(manifest, programs),
+        "derivatives": transformations["derivatives"],
+        "no_derivative": transformations["no_derivative"],
+        "row_wise": transformations["row_wise"],
     }
     mesh = {axis.name: axis.size for program in programs for axis in program.mesh}
-    return call | {"mesh": mesh} if mesh else call
+    if mesh:
+        call["mesh"] = mesh
+    return call
 
 
 class _Transformations(TypedDict):

@@ -25,7 +25,8 @@ from exporter.staging import shapes
 from exporter.staging.graph import TrackedGraph, TrackedVariable, dotted
 from exporter.staging.inputs import Inputs
 from exporter.staging.partitioning import with_constraints
-from exporter.staging.slots import read_all, split, write_all
+from exporter.staging.registered import split
+from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
     Held,
     dtype_of,
