@@ -8,17 +8,20 @@ from pathlib import Path
 import jax
 
 from exporter.artifact import encoding, records
-from exporter.artifact.layout import inside
+from exporter.artifact.layout import VARIABLES, inside
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactError, ArtifactNotFoundError
-from exporter.runtime.compat import check_program, check_runtime
+from exporter.runtime.compat import check_program, check_runtime, check_tags
 from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
 from exporter.runtime.model import LoadedModel, Signatures
+from exporter.runtime.origin import Origin
+from exporter.runtime.parts import part_of
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
-from exporter.variable import Variable, mark_donated
+from exporter.variable import Variable, mark_donated, without_value
+from signatures.dtypes import as_dtype
 from signatures.spec import TensorSpec
 
 
@@ -27,6 +30,9 @@ def load(
     *,
     device: jax.Device | str | None = None,
     verify: bool = True,
+    only: str | Sequence[str] | None = None,
+    skip_variables: bool = False,
+    tags: str | Sequence[str] | None = None,
 ) -> LoadedModel:
     """The model in the folder `path`. None of the code that made it is needed.
 
@@ -36,9 +42,16 @@ def load(
       path: an artifact.
       device: where the variables are put: a device, or the name of a platform for its first one.
         `None` takes JAX's default device.
-      verify: whether the digest of every file is checked first.
+      verify: whether the digest of every file that is needed is checked first.
+      only: the attribute path of a part, as `exporter show` prints it, or several. The model then
+        has these parts with the variables that their functions use, and nothing else: other
+        programs and arrays are not read. Signatures stay that need nothing else.
+      skip_variables: whether variables stay without values. Using one is then an error until it is
+        given a value, as in `model.variables = tree`.
+      tags: names that the artifact must have been saved with, among others.
 
     Raises:
+      UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       ArtifactError: if a file is missing or damaged, naming it.
@@ -47,28 +60,60 @@ def load(
     """
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
         found = jax.devices(device)[0] if isinstance(device, str) else device
-        return _load(Path(path), found, verify=verify)
+        folder = Path(path)
+        whole = manifest = read_manifest(folder)
+        check_tags(manifest, tags, folder)
+        if only is not None:
+            manifest = part_of(whole, [only] if isinstance(only, str) else only)
+        model = _load(folder, manifest, found, verify=verify, skip_variables=skip_variables)
+        model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
+    return model
 
 
-def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
-    manifest = read_manifest(folder)
+def _load(
+    folder: Path,
+    manifest: records.Manifest,
+    device: jax.Device | None,
+    *,
+    verify: bool,
+    skip_variables: bool,
+) -> LoadedModel:
     if verify:
-        verify_files(folder, manifest.files)
+        skipped = f"{VARIABLES}/" if skip_variables else None
+        verify_files(folder, [one for one in manifest.files if not _is_below(one.path, skipped)])
     check_runtime(manifest, folder)
     bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
-    sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
-    values = read_variables(folder, manifest.variables, sharding)
-    variables = [
-        Variable(
-            value,
-            record.trainable,
-            record.name,
-            collection=record.collection,
-            label="/".join(record.key),
-        )
-        for record, value in zip(manifest.variables, values, strict=True)
-    ]
-    return _assemble(manifest, bytecode, variables)
+    if skip_variables:
+        variables = [_without_value(record) for record in manifest.variables]
+    else:
+        sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
+        values = read_variables(folder, manifest.variables, sharding)
+        variables = [
+            Variable(
+                value,
+                record.trainable,
+                record.name,
+                collection=record.collection,
+                label="/".join(record.key),
+            )
+            for record, value in zip(manifest.variables, values, strict=True)
+        ]
+    return _assemble(folder, manifest, bytecode, variables)
+
+
+def _is_below(path: str, folder: str | None) -> bool:
+    return folder is not None and path.startswith(folder)
+
+
+def _without_value(record: records.VariableRecord) -> Variable:
+    return without_value(
+        record.shape,
+        as_dtype(record.dtype),
+        record.trainable,
+        record.name,
+        collection=record.collection,
+        label="/".join(record.key),
+    )
 
 
 def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
@@ -85,7 +130,10 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
 
 
 def _assemble(
-    manifest: records.Manifest, bytecode: Sequence[bytes], variables: Sequence[Variable]
+    folder: Path,
+    manifest: records.Manifest,
+    bytecode: Sequence[bytes],
+    variables: Sequence[Variable],
 ) -> LoadedModel:
     lock = threading.RLock()
     for program in manifest.programs:
@@ -125,13 +173,14 @@ def _assemble(
         }
         return Signatures(found, note)
 
-    model = build(manifest, variables, functions, signatures)
+    model = build(manifest, variables, functions, signatures, folder)
     model.__dict__["__variables__"] = [
         (tuple(record.key), variable)
         for record, variable in zip(manifest.variables, variables, strict=True)
     ]
     model.__dict__["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
     model.__dict__["__manifest__"] = manifest
+    model.__dict__["__origin__"] = Origin(folder.resolve(), manifest, functions, concrete)
     return model
 
 

@@ -4,17 +4,20 @@ import datetime as dt
 import os
 import platform as python_platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from exporter.artifact import encoding, records
+from exporter import choices
+from exporter.artifact import assets, encoding, records
 from exporter.artifact.layout import (
     MANIFEST,
     PROGRAMS,
+    SAMPLES,
     check_target,
     digest_bytes,
     naming,
@@ -22,10 +25,14 @@ from exporter.artifact.layout import (
     staged,
 )
 from exporter.artifact.manifest import digest_of, encode
+from exporter.artifact.samples import Sample
 from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
+from exporter.labels import Labels, gather, stored_model
+from exporter.progress import Progress, steps
+from exporter.samples import Samples, calls_of, kept, take
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
@@ -39,7 +46,14 @@ from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
 # Names that a loaded model has for itself, beside the attributes of the saved object.
-RESERVED = ("signatures", "variables", "trainable_variables", "manifest")
+RESERVED = (
+    "signatures",
+    "variables",
+    "trainable_variables",
+    "manifest",
+    "function_aliases",
+    "metadata",
+)
 
 # A function that can be named in `signatures=`, or the whole mapping.
 Signatures = object | Mapping[str, object]
@@ -54,6 +68,8 @@ def save(
     platforms: Sequence[str] | None = None,
     overwrite: bool = False,
     options: SaveOptions = DEFAULT_OPTIONS,
+    samples: Samples | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
 
@@ -74,8 +90,15 @@ def save(
         loaded function keeps those it has.
       overwrite: whether an artifact that is at `path` is replaced.
       options: see `SaveOptions`.
+      samples: inputs to record, with what the functions return for them, for `exporter.verify`: a
+        list of dicts of inputs by name for the default signature, or a dict with such a list for
+        each name of a signature or path of a function. They are run in this order, on copies of
+        the variables. `None` keeps those of a loaded model whose variables are as they were.
+      progress: called with a stage (`tracing`, `lowering`, `sampling`, `writing`), how many of its
+        steps are done, and how many there are.
 
     Raises:
+      OptionError: if `options`, `samples` or `progress` are not as they should be.
       ArtifactExistsError: if something is at `path` and may not be replaced.
       TrackingError: if the state of `obj` cannot be followed, or a function uses other state.
       TracingError: if a function cannot be traced.
@@ -87,19 +110,56 @@ def save(
     _refuse_trace()
     chosen = None if platforms is None else normalised_platforms(platforms)
     check_stablehlo(options.stablehlo_version)
+    choices.check_progress(progress)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
         graph = _tracked(obj, input_signature, has_signatures=signatures is not None)
         for variable in graph.variables:
             check_value(variable)
+        files = assets.sources((dotted(one.path), one.asset.path) for one in graph.assets)
         draft = Draft(graph, chosen, options)
-        for tracked in graph.functions:
+        for tracked in steps(graph.functions, "tracing", progress):
             draft.add_function(tracked.function, dotted(tracked.path))
         for node in graph.nodes:
             draft.named_sources(node.signatures or ())
         resolved, note = _resolve(obj, graph, signatures, draft)
-        draft.lower_all()
+        stored = stored_model(obj)
+        labels = gather(draft, options, stored)
+        calls = [] if samples is None else calls_of(samples, draft, resolved)
+        draft.lower_all(progress)
+        variables = _variables(draft)
+        values = values_id(*variables)
+        if samples is None and stored:
+            taken = list(kept(stored, draft, values))
+        else:
+            taken = list(take(calls, draft, progress))
+        contents = _Contents(draft, resolved, note, labels, variables, values, files, taken)
         with staged(target, overwrite=overwrite) as folder, naming(target):
-            _write(folder, draft, resolved, note)
+            _write(folder, contents, progress)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """All that is written to a folder, before anything is.
+
+    Attributes:
+      draft: functions and programs.
+      signatures: the number of the concrete function of each.
+      note: what to tell those who miss a signature.
+      labels: aliases, tags and metadata.
+      variables: the manifest's entries and the arrays.
+      values_id: the content id of the variables.
+      assets: the files to copy, in the order of the graph.
+      samples: the samples.
+    """
+
+    draft: Draft
+    signatures: Mapping[str, int]
+    note: str | None
+    labels: Labels
+    variables: tuple[list[records.VariableRecord], list[object]]
+    values_id: str
+    assets: Sequence[assets.Source]
+    samples: Sequence[Sample]
 
 
 def _refuse_trace() -> None:
@@ -230,7 +290,8 @@ def _requested(name: str, function: object, draft: Draft) -> int:
     return draft.add_sources(function)[0]
 
 
-def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | None) -> None:
+def _variables(draft: Draft) -> tuple[list[records.VariableRecord], list[object]]:
+    """The manifest's entry for each variable, and its array."""
     variables = [draft.graph.variables[index] for index in draft.kept]
     values = [variable.read() for variable in variables]
     entries = [
@@ -245,12 +306,39 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         for variable, value in zip(variables, values, strict=True)
     ]
     _refuse_equal_keys(entries)
-    write_variables(folder, entries, values)
-    if draft.programs:
-        (folder / PROGRAMS).mkdir()
-    for record, bytecode in zip(draft.programs, draft.bytecode, strict=True):
-        (folder / record.file).write_bytes(bytecode)
-    nodes = [_node_record(node, draft) for node in draft.graph.nodes]
+    return entries, list(values)
+
+
+def _write(folder: Path, contents: _Contents, progress: Progress | None) -> None:
+    draft = contents.draft
+    paths = assets.named(contents.assets)
+    parts: list[Callable[[], None]] = [
+        lambda: write_variables(folder, *contents.variables),
+        lambda: _write_files(folder, PROGRAMS, _program_files(draft)),
+        lambda: assets.write_assets(folder, contents.assets, paths),
+        lambda: _write_files(folder, SAMPLES, [(s.record.file, s.data) for s in contents.samples]),
+        lambda: _write_manifest(folder, contents, paths),
+    ]
+    for write in steps(parts, "writing", progress):
+        write()
+
+
+def _program_files(draft: Draft) -> list[tuple[str, bytes]]:
+    records_and_code = zip(draft.programs, draft.bytecode, strict=True)
+    return [(record.file, bytecode) for record, bytecode in records_and_code]
+
+
+def _write_files(folder: Path, name: str, files: Sequence[tuple[str, bytes]]) -> None:
+    if files:
+        (folder / name).mkdir()
+    for path, data in files:
+        (folder / path).write_bytes(data)
+
+
+def _write_manifest(folder: Path, contents: _Contents, assets_at: Sequence[str]) -> None:
+    draft, labels, entries = contents.draft, contents.labels, contents.variables[0]
+    signatures = dict(contents.signatures)
+    nodes = [_node_record(node, draft, assets_at) for node in draft.graph.nodes]
     digests = [digest_bytes(bytecode) for bytecode in draft.bytecode]
     parts = (signatures, draft.functions, draft.concrete, draft.programs, nodes, digests)
     manifest = records.Manifest(
@@ -260,7 +348,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         producer=_producer(),
         content=records.Content(
             digest_of([digest_of(part) for part in parts]),
-            values_id(entries, values),
+            contents.values_id,
         ),
         platforms=list(_common_platforms(draft)),
         stablehlo_version=max(
@@ -268,13 +356,17 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         ),
         x64=_needs_x64(draft.programs, entries),
         signatures=signatures,
-        signature_note=note,
+        signature_note=contents.note,
         functions=draft.functions,
         concrete_functions=draft.concrete,
         programs=draft.programs,
         variables=entries,
         nodes=nodes,
         files=list(record_files(folder)),
+        function_aliases=dict(labels.function_aliases),
+        tags=list(labels.tags),
+        metadata=labels.metadata,
+        samples=[sample.record for sample in contents.samples],
     )
     (folder / MANIFEST).write_bytes(encode(manifest))
 
@@ -318,16 +410,18 @@ def _numbers(version_text: str) -> tuple[int, ...]:
     return tuple(map(int, version_text.split(".")))
 
 
-def _node_record(node: Node, draft: Draft) -> records.NodeRecord:
+def _node_record(node: Node, draft: Draft, assets_at: Sequence[str]) -> records.NodeRecord:
     index = node.index
     if node.kind == "variable":
         index = draft.numbers[draft.graph.variables[index].place.key]
+    path = assets_at[index] if node.kind == "asset" else None
     return records.NodeRecord(
         kind=node.kind,  # type: ignore[arg-type]  # one of the kinds
         name=node.name,
         keys=[encoding.scalar_record(key) for key in node.keys],
         children=list(node.children),
-        index=index,
+        index=-1 if path else index,
+        path=path,
         value=encoding.scalar_record(node.value) if node.kind == "value" else None,
         signatures=None if node.signatures is None else draft.named_sources(node.signatures),
     )

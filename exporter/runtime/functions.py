@@ -12,10 +12,10 @@ from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import NotBatchableError
-from exporter.keys import from_words, is_key, to_words
+from exporter.keys import from_words, to_words
 from exporter.pytrees import without_classes
 from exporter.runtime.programs import LoadedProgram
-from exporter.variable import Variable, get_all, get_raw, is_tracing, set_raw
+from exporter.variable import Variable, check_values, get_all, has_value, is_tracing, set_raw
 from signatures.arguments import (
     Parameter,
     bind_arguments,
@@ -27,7 +27,7 @@ from signatures.arguments import (
     refused,
 )
 from signatures.binding import ABSENT, Bound, bind, solve
-from signatures.dtypes import as_dtype
+from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
@@ -83,7 +83,9 @@ class LoadedConcrete:
             for position, spec in enumerate(signature.inputs.values())
             if spec.shape is None
         ]
-        self._has_keys = any(is_key(get_raw(v)) for reads in self.reads.values() for v in reads)
+        read = {id(v): v for reads in self.reads.values() for v in reads}.values()
+        self._has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in read)
+        self._may_lack_values = not all(map(has_value, read))
         self._lock = lock
 
     def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
@@ -108,6 +110,8 @@ class LoadedConcrete:
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
+        if self._may_lack_values:
+            check_values(reads)
         if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in plain):
             return self._run_traced(program, plain, reads, writes)
         with self._lock:
@@ -391,6 +395,7 @@ class LoadedFunction:
                             program.bytecode,
                             concrete.reads[ranks],
                             concrete.writes[ranks],
+                            partial(_call_without_donating, program),
                         )
                         for ranks, program in concrete.programs.items()
                     ],
@@ -405,6 +410,10 @@ class LoadedFunction:
 
     def __repr__(self) -> str:
         return f"<LoadedFunction {self.__name__}{self.__signature__}>"
+
+
+def _call_without_donating(program: LoadedProgram, *arrays: jax.Array) -> Sequence[jax.Array]:
+    return program.call_traced(*arrays)
 
 
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
