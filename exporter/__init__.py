@@ -8,12 +8,14 @@ from importlib import import_module
 
 _HOMES = {
     "exporter.artifact.layout": ("is_artifact",),
+    "exporter.asset": ("Asset",),
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.errors": (
         "ArtifactError",
         "ArtifactExistsError",
         "ArtifactNotFoundError",
+        "AssetNotFoundError",
         "CheckpointError",
         "CheckpointExistsError",
         "CheckpointNotFoundError",
@@ -25,11 +27,14 @@ _HOMES = {
         "NotBatchableError",
         "PlacementError",
         "RestoreError",
+        "OptionError",
         "StateError",
         "TracingError",
         "TrackingError",
+        "UnknownPartError",
         "UntrackedVariableError",
         "UnsafeProgramError",
+        "VerificationError",
     ),
     "exporter.loading": ("load",),
     "exporter.runtime.functions": ("LoadedFunction", "LoadedSignature"),
@@ -39,6 +44,7 @@ _HOMES = {
     "exporter.staging.functions": ("Function", "function"),
     "exporter.staging.tracing": ("ConcreteFunction",),
     "exporter.variable": ("Variable",),
+    "exporter.verification": ("Comparison", "Report", "SampleResult", "verify"),
     "signatures": (
         "BindError",
         "Dim",

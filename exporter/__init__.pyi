@@ -1,4 +1,5 @@
 from exporter.artifact.layout import is_artifact as is_artifact
+from exporter.asset import Asset as Asset
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
@@ -6,6 +7,7 @@ from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
+from exporter.errors import AssetNotFoundError as AssetNotFoundError
 from exporter.errors import CheckpointError as CheckpointError
 from exporter.errors import CheckpointExistsError as CheckpointExistsError
 from exporter.errors import CheckpointNotFoundError as CheckpointNotFoundError
@@ -15,13 +17,16 @@ from exporter.errors import InconclusiveSizesError as InconclusiveSizesError
 from exporter.errors import LoweringError as LoweringError
 from exporter.errors import NoDerivativeError as NoDerivativeError
 from exporter.errors import NotBatchableError as NotBatchableError
+from exporter.errors import OptionError as OptionError
 from exporter.errors import PlacementError as PlacementError
 from exporter.errors import RestoreError as RestoreError
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError
 from exporter.errors import TrackingError as TrackingError
+from exporter.errors import UnknownPartError as UnknownPartError
 from exporter.errors import UnsafeProgramError as UnsafeProgramError
 from exporter.errors import UntrackedVariableError as UntrackedVariableError
+from exporter.errors import VerificationError as VerificationError
 from exporter.loading import load as load
 from exporter.runtime.functions import LoadedFunction as LoadedFunction
 from exporter.runtime.functions import LoadedSignature as LoadedSignature
@@ -31,6 +36,10 @@ from exporter.staging.functions import Function as Function
 from exporter.staging.functions import function as function
 from exporter.staging.tracing import ConcreteFunction as ConcreteFunction
 from exporter.variable import Variable as Variable
+from exporter.verification import Comparison as Comparison
+from exporter.verification import Report as Report
+from exporter.verification import SampleResult as SampleResult
+from exporter.verification import verify as verify
 from signatures.errors import BindError as BindError
 from signatures.errors import ExporterError as ExporterError
 from signatures.errors import ResolveError as ResolveError

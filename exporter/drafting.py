@@ -2,16 +2,18 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from exporter import choices
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.manifest import digest_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import LoweringError, TracingError
+from exporter.errors import LoweringError, OptionError, TracingError
+from exporter.progress import Progress, steps
 from exporter.pytrees import opened
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
@@ -31,6 +33,8 @@ _ORDERS = (0, 1, 2)
 class SaveOptions:
     """How an artifact is written.
 
+    A loaded model that is saved again keeps its aliases, tags and metadata where they are `None`.
+
     Attributes:
       max_constant_bytes: the largest array that may be part of a program because a function uses
         it and the object does not hold it.
@@ -41,16 +45,33 @@ class SaveOptions:
       vjp_order: how often functions can be differentiated once they are loaded: 0, 1 for gradients,
         2 for gradients of gradients. Each order adds a program about twice as large as the one
         before. A function without a derivative is saved without one, with a warning.
+      function_aliases: functions by names of your choice, found in the loaded model's mapping of
+        that name. They need not be attached to the object.
+      tags: names by which readers may ask for the artifact, as in `load(path, tags="serve")`.
+      metadata: what else readers should know, as JSON has it: dicts, lists, text, numbers, flags
+        and `None`. It is the loaded model's `metadata`.
     """
 
     max_constant_bytes: int = 2**20
     stablehlo_version: str = "oldest"
     debug_info: bool = False
     vjp_order: int = 0
+    function_aliases: Mapping[str, object] | None = None
+    tags: Sequence[str] | None = None
+    metadata: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
+        choices.check_bytes("max_constant_bytes", self.max_constant_bytes)
+        choices.check_text("stablehlo_version", self.stablehlo_version)
+        choices.check_flag("debug_info", self.debug_info)
+        if self.function_aliases is not None:
+            choices.check_names("function_aliases", self.function_aliases)
+        if self.tags is not None:
+            choices.as_tags(self.tags)
+        if self.metadata is not None:
+            choices.as_json("metadata", self.metadata)
         if self.vjp_order not in _ORDERS:
-            raise LoweringError(
+            raise OptionError(
                 f"vjp_order={self.vjp_order!r} is not one of {', '.join(map(str, _ORDERS))}: how "
                 "often functions can be differentiated once they are loaded."
             )
@@ -76,8 +97,8 @@ class Draft:
     _known: dict[object, list[int]] = field(default_factory=dict)
     _numbered: dict[int, int] = field(default_factory=dict)
 
-    def add_function(self, function: object, path: str) -> None:
-        """A function of the object tree, with each type of arguments it is saved for."""
+    def add_function(self, function: object, path: str) -> int:
+        """A function with each type of arguments it is saved for. Gives its number."""
         indices = self.add_sources(function)
         if not indices:
             warnings.warn(
@@ -90,6 +111,7 @@ class Draft:
         self.functions.append(
             records.FunctionRecord(name, list(map(_parameter_record, parameters)), indices, doc)
         )
+        return len(self.functions) - 1
 
     def add_sources(self, function: object) -> list[int]:
         """The numbers of the concrete functions of a function, which is traced only once."""
@@ -119,10 +141,10 @@ class Draft:
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
         return stored.concrete
 
-    def lower_all(self) -> None:
+    def lower_all(self, progress: Progress | None = None) -> None:
         """Number the variables, then make a program of each trace."""
         self._number_variables()
-        for source in self.sources:
+        for source in steps(self.sources, "lowering", progress):
             if isinstance(source, ConcreteFunction):
                 programs = self._lower(source)
             else:

@@ -2,10 +2,12 @@
 
 ExporterError                       (from `signatures.errors`, with the errors of calls)
 ├── TrackingError                   (ValueError)         the object's state cannot be followed
-│   └── UntrackedVariableError                           a function uses other state
+│   ├── UntrackedVariableError                           a function uses other state
+│   └── AssetNotFoundError          (FileNotFoundError)  a file that is to be saved is not there
 ├── TracingError                    (ValueError)         a function cannot be traced
 │   └── InconclusiveSizesError                           asks for a size that depends on the call
 ├── LoweringError                   (ValueError)         a trace cannot become a program
+├── OptionError                     (ValueError)         an option of a value that cannot be
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already
@@ -15,6 +17,8 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   ├── CheckpointExistsError       (FileExistsError)    the step is there already
 │   ├── CheckpointNotFoundError     (FileNotFoundError)  there is no checkpoint at the path
 │   └── RestoreError                (AssertionError)     it holds other arrays than the object
+├── UnknownPartError                (LookupError)        a path that leads to no part of a model
+├── VerificationError               (AssertionError)     a model computes other results than it did
 ├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
 ├── NoDerivativeError               (ValueError)         a program was saved without its derivative
 ├── NotBatchableError               (NotImplementedError) a loaded function under jax.vmap
@@ -44,6 +48,10 @@ class UntrackedVariableError(TrackingError):
         self.variable = variable
 
 
+class AssetNotFoundError(TrackingError, FileNotFoundError):
+    """A file or folder that is to be saved with an object is not there."""
+
+
 class TracingError(ExporterError, ValueError):
     """A function cannot be traced with its input specs."""
 
@@ -54,6 +62,10 @@ class InconclusiveSizesError(TracingError):
 
 class LoweringError(ExporterError, ValueError):
     """A traced function cannot become a portable program."""
+
+
+class OptionError(ExporterError, ValueError):
+    """An option has a value that cannot be."""
 
 
 class ArtifactError(ExporterError, ValueError):
@@ -116,6 +128,30 @@ class RestoreError(CheckpointError, AssertionError):
         self.missing = tuple(missing)
         self.extra = tuple(extra)
         self.misfits = tuple(misfits)
+
+
+class UnknownPartError(ExporterError, LookupError):
+    """A path leads to no part of a saved model.
+
+    Attributes:
+      known: the paths of the parts that there are at the last object on the way.
+    """
+
+    def __init__(self, message: str, known: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+
+
+class VerificationError(ExporterError, AssertionError):
+    """A loaded model computes other results than the original did.
+
+    Attributes:
+      report: every comparison.
+    """
+
+    def __init__(self, message: str, report: object) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class IncompatibleRuntimeError(ExporterError, RuntimeError):

@@ -1,47 +1,45 @@
 """From an object to an artifact: the whole upper line of the map, on one page."""
 
-import datetime as dt
 import os
-import platform as python_platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
-
-from exporter.artifact import encoding, records
-from exporter.artifact.layout import (
-    MANIFEST,
-    PROGRAMS,
-    check_target,
-    digest_bytes,
-    naming,
-    record_files,
-    staged,
-)
-from exporter.artifact.manifest import digest_of, encode
+from exporter import choices
+from exporter.artifact import assets
+from exporter.artifact.layout import check_target, naming, staged
 from exporter.artifact.stored import StoredConcrete
-from exporter.artifact.variables import values_id, variable_record, write_variables
+from exporter.artifact.variables import values_id
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TrackingError
+from exporter.labels import gather, stored_model
 from exporter.processes import is_first, together, told_by_first
+from exporter.progress import Progress, steps
+from exporter.samples import Samples, calls_of, kept, take
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
-from exporter.staging.graph import Node, TrackedGraph, dotted
+from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
-from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.lowering import check_target as check_stablehlo
-from exporter.staging.partitioning import partition_spec
-from exporter.staging.state import check_value, dtype_of
+from exporter.staging.lowering import normalised_platforms
+from exporter.staging.state import check_value
 from exporter.staging.tracing import LOCK, ConcreteFunction, refuse_trace
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
+from exporter.writing import Contents, variables_of, write
 from signatures.errors import ResolveError
 from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
 # Names that a loaded model has for itself, beside the attributes of the saved object.
-RESERVED = ("signatures", "variables", "trainable_variables", "with_variables", "manifest")
+RESERVED = (
+    "signatures",
+    "variables",
+    "trainable_variables",
+    "with_variables",
+    "manifest",
+    "function_aliases",
+    "metadata",
+)
 
 # A function that can be named in `signatures=`, or the whole mapping.
 Signatures = object | Mapping[str, object]
@@ -56,6 +54,8 @@ def save(
     platforms: Sequence[str] | None = None,
     overwrite: bool = False,
     options: SaveOptions = DEFAULT_OPTIONS,
+    samples: Samples | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
 
@@ -77,8 +77,15 @@ def save(
         loaded function keeps those it has.
       overwrite: whether an artifact that is at `path` is replaced.
       options: see `SaveOptions`.
+      samples: inputs to record, with what the functions return for them, for `exporter.verify`: a
+        list of dicts of inputs by name for the default signature, or a dict with such a list for
+        each name of a signature or path of a function. They are run in this order, on copies of
+        the variables. `None` keeps those of a loaded model whose variables are as they were.
+      progress: called with a stage (`tracing`, `lowering`, `sampling`, `writing`), how many of its
+        steps are done, and how many there are.
 
     Raises:
+      OptionError: if `options`, `samples` or `progress` are not as they should be.
       ArtifactExistsError: if something is at `path` and may not be replaced.
       TrackingError: if the state of `obj` cannot be followed, or a function uses other state.
       TracingError: if a function cannot be traced.
@@ -92,18 +99,30 @@ def save(
             target = check_target(path, overwrite=overwrite)
             chosen = None if platforms is None else normalised_platforms(platforms)
             check_stablehlo(options.stablehlo_version)
+            choices.check_progress(progress)
             graph = _tracked(obj, input_signature, has_signatures=signatures is not None)
             for variable in graph.variables:
                 check_value(variable)
+            files = assets.sources((dotted(one.path), one.asset.path) for one in graph.assets)
             draft = Draft(graph, chosen, options)
-            for tracked in graph.functions:
+            for tracked in steps(graph.functions, "tracing", progress):
                 draft.add_function(tracked.function, dotted(tracked.path))
             for node in graph.nodes:
                 draft.named_sources(node.signatures or ())
             resolved, note = _resolve(obj, graph, signatures, draft)
-            draft.lower_all()
+            stored = stored_model(obj)
+            labels = gather(draft, options, stored)
+            calls = [] if samples is None else calls_of(samples, draft, resolved)
+            draft.lower_all(progress)
+            variables = variables_of(draft)
+            values = values_id(*variables)
+            if samples is None and stored:
+                taken = list(kept(stored, draft, values))
+            else:
+                taken = list(take(calls, draft, progress))
+            contents = Contents(draft, resolved, note, labels, variables, values, files, taken)
         with _staged_together(target, overwrite=overwrite) as folder, naming(target):
-            _write(folder, draft, resolved, note)
+            write(folder, contents, progress)
 
 
 @contextmanager
@@ -237,110 +256,3 @@ def _requested(name: str, function: object, draft: Draft) -> int:
             f"{_ADVICE if problem.startswith(('it has no input', 'it was saved')) else ''}"
         )
     return draft.add_sources(function)[0]
-
-
-def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | None) -> None:
-    variables = [draft.graph.variables[index] for index in draft.kept]
-    values = [variable.read() for variable in variables]
-    entries = [
-        variable_record(
-            variable.path,
-            dtype_of(variable).name,
-            value.shape,
-            trainable=variable.trainable,
-            collection=variable.collection,
-            name=variable.name,
-            partition_spec=partition_spec(value),
-        )
-        for variable, value in zip(variables, values, strict=True)
-    ]
-    _refuse_equal_keys(entries)
-    write_variables(folder, entries, values)
-    values_digest = values_id(entries, values)
-    if not is_first():
-        return
-    if draft.programs:
-        (folder / PROGRAMS).mkdir()
-    for record, bytecode in zip(draft.programs, draft.bytecode, strict=True):
-        (folder / record.file).write_bytes(bytecode)
-    nodes = [_node_record(node, draft) for node in draft.graph.nodes]
-    digests = [digest_bytes(bytecode) for bytecode in draft.bytecode]
-    parts = (signatures, draft.functions, draft.concrete, draft.programs, nodes, digests)
-    manifest = records.Manifest(
-        format=records.FORMAT,
-        format_version=records.FORMAT_VERSION,
-        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        producer=_producer(),
-        content=records.Content(
-            digest_of([digest_of(part) for part in parts]),
-            values_digest,
-        ),
-        platforms=list(_common_platforms(draft)),
-        stablehlo_version=max(
-            (program.stablehlo_version for program in draft.programs), key=_numbers, default="0.9.0"
-        ),
-        x64=_needs_x64(draft.programs, entries),
-        signatures=signatures,
-        signature_note=note,
-        functions=draft.functions,
-        concrete_functions=draft.concrete,
-        programs=draft.programs,
-        variables=entries,
-        nodes=nodes,
-        files=list(record_files(folder)),
-    )
-    (folder / MANIFEST).write_bytes(encode(manifest))
-
-
-def _common_platforms(draft: Draft) -> tuple[str, ...]:
-    """The platforms on which every program runs."""
-    found = [set(program.platforms) for program in draft.programs]
-    return tuple(p for p in ALL_PLATFORMS if all(p in one for one in found))
-
-
-def _refuse_equal_keys(entries: Sequence[records.VariableRecord]) -> None:
-    seen: dict[tuple[str, ...], records.VariableRecord] = {}
-    for entry in entries:
-        other = seen.setdefault(tuple(entry.key), entry)
-        if other is not entry:
-            raise TrackingError(
-                f"two variables have the path {'/'.join(entry.key)} in a checkpoint: keys of a "
-                "dict that differ only in their type, such as 1 and '1'. Rename one."
-            )
-
-
-def _producer() -> records.Producer:
-    return records.Producer(
-        jax_exporter=version("jax-exporter"),
-        jax=jax.__version__,
-        jaxlib=version("jaxlib"),
-        orbax_checkpoint=version("orbax-checkpoint"),
-        python=python_platform.python_version(),
-    )
-
-
-def _needs_x64(
-    programs: Sequence[records.ProgramRecord], entries: Sequence[records.VariableRecord]
-) -> bool:
-    wide = {"int64", "uint64", "float64", "complex128"}
-    tensors = [t.dtype for p in programs for t in (*p.inputs, *p.outputs)]
-    return not wide.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
-
-
-def _numbers(version_text: str) -> tuple[int, ...]:
-    return tuple(map(int, version_text.split(".")))
-
-
-def _node_record(node: Node, draft: Draft) -> records.NodeRecord:
-    index = node.index
-    if node.kind == "variable":
-        index = draft.numbers[draft.graph.variables[index].place.key]
-    return records.NodeRecord(
-        kind=node.kind,  # type: ignore[arg-type]  # one of the kinds
-        name=node.name,
-        keys=[encoding.scalar_record(key) for key in node.keys],
-        children=list(node.children),
-        index=index,
-        value=encoding.scalar_record(node.value) if node.kind == "value" else None,
-        signatures=None if node.signatures is None else draft.named_sources(node.signatures),
-    )

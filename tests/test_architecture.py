@@ -15,10 +15,25 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _BASE = ("signatures", "exporter.errors")
 
-# All touch JAX and are shared by staging and the runtime: the mutable array box, which models hold
-# before saving and again after loading, the nodes of registered classes, which both sides are
-# called with, and the private parts of JAX that one side lowers with and the other rebuilds with.
-_SHARED = ("exporter.variable", "exporter.keys", "exporter.pytrees", "exporter.jax_internals")
+# Shared by staging and the runtime: files and the mutable array box, which models hold before
+# saving and again after loading, and what touches JAX: the nodes of registered classes, which both
+# sides are called with, and its private parts, with which one side lowers and the other rebuilds.
+_SHARED = (
+    "exporter.asset",
+    "exporter.variable",
+    "exporter.keys",
+    "exporter.pytrees",
+    "exporter.jax_internals",
+)
+
+# The steps of a save, each of which saving puts together.
+_SAVING = (
+    "exporter.choices",
+    "exporter.progress",
+    "exporter.drafting",
+    "exporter.labels",
+    "exporter.samples",
+)
 
 # Each room and the rooms that it may import. A room is a module or a package; the longest name that
 # fits a module is its room. To add an arrow, change this table and say why in the change.
@@ -27,7 +42,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter": (),  # its names are found on first use; its stub lists them for type checkers
     "exporter.__main__": ("exporter.cli",),
     "exporter.errors": ("signatures",),
-    "exporter.variable": _BASE,
+    "exporter.asset": _BASE,
+    "exporter.variable": (*_BASE, "exporter.keys"),  # a variable without a value may be of keys
     "exporter.keys": _BASE,
     "exporter.pytrees": _BASE,
     "exporter.jax_internals": _BASE,
@@ -37,14 +53,48 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.runtime": (*_BASE, *_SHARED, "exporter.artifact"),
     "exporter.conversion": (*_BASE, "exporter.artifact", "exporter.runtime"),
     "exporter.serving": (*_BASE, "exporter.runtime"),
-    "exporter.drafting": (*_BASE, *_SHARED, "exporter.staging", "exporter.artifact"),
-    "exporter.saving": (
+    "exporter.choices": _BASE,
+    "exporter.progress": _BASE,
+    "exporter.drafting": (
         *_BASE,
         *_SHARED,
         "exporter.processes",
         "exporter.staging",
         "exporter.artifact",
+        "exporter.choices",
+        "exporter.progress",
+    ),
+    "exporter.labels": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.choices",
         "exporter.drafting",
+    ),
+    "exporter.samples": (
+        *_BASE,
+        *_SHARED,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.progress",
+        "exporter.drafting",
+    ),
+    "exporter.writing": (
+        *_BASE,
+        *_SHARED,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.processes",
+        *_SAVING,
+    ),
+    "exporter.saving": (
+        *_BASE,
+        *_SHARED,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.processes",
+        *_SAVING,
+        "exporter.writing",
     ),
     # It reads keys and weakly typed arrays as those who load do.
     "exporter.checkpoints": (
@@ -55,6 +105,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
     ),
     "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
+    "exporter.verification": (
+        *_BASE,
+        *_SHARED,
+        "exporter.artifact",
+        "exporter.runtime",
+        "exporter.loading",
+    ),
     "exporter.cli": (
         "exporter.keys",
         *_BASE,
@@ -65,6 +122,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.saving",
         "exporter.checkpoints",
         "exporter.loading",
+        "exporter.verification",
     ),
 }
 
@@ -87,9 +145,11 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.runtime",
         "exporter.conversion",
         "exporter.serving",
+        "exporter.samples",
         "exporter.saving",
         "exporter.checkpoints",
         "exporter.loading",
+        "exporter.verification",
     ),
     "jax._src": ("exporter.jax_internals",),
     "jaxlib": ("exporter.jax_internals",),

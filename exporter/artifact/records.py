@@ -203,13 +203,42 @@ class VariableRecord(Record, frozen=True):
 class NodeRecord(Record, frozen=True):
     """One thing in the tree of the saved object. The first is the root."""
 
-    kind: Literal["object", "list", "tuple", "namedtuple", "dict", "variable", "function", "value"]
+    kind: Literal[
+        "object",
+        "list",
+        "tuple",
+        "namedtuple",
+        "dict",
+        "variable",
+        "function",
+        "asset",
+        "value",
+    ]
     name: str = ""
     keys: list[ScalarRecord] = []
     children: list[Number] = []
     index: int = -1
     value: ScalarRecord | None = None
     signatures: dict[str, Number] | None = None
+    path: str | None = None
+
+
+class SampleArrayRecord(Record, frozen=True):
+    """One array of a sample."""
+
+    name: str
+    dtype: str
+    shape: list[Size]
+
+
+class SampleRecord(Record, frozen=True):
+    """Inputs that a function was called with when it was saved, and what it returned."""
+
+    name: str
+    concrete: Number
+    file: str
+    inputs: list[SampleArrayRecord]
+    outputs: list[SampleArrayRecord]
 
 
 class Producer(Record, frozen=True):
@@ -251,6 +280,10 @@ class Manifest(Record, frozen=True):
     variables: list[VariableRecord]
     nodes: list[NodeRecord]
     files: list[FileRecord]
+    function_aliases: dict[str, Number] = {}
+    tags: list[str] = []
+    metadata: str = "{}"
+    samples: list[SampleRecord] = []
 
 
 def replace(record: R, **changes: object) -> R:

@@ -1,6 +1,7 @@
 """Whether this machine can run an artifact, and if not, why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import jax
 import jax.export
@@ -57,6 +58,22 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
         raise IncompatibleRuntimeError(
             f"{folder} runs on {', '.join(manifest.platforms)}, and JAX uses {here[0]} here. Save "
             f"it with platforms=({here[0]!r}, ...), or choose another device with JAX_PLATFORMS."
+        )
+
+
+def check_tags(manifest: Manifest, tags: str | Iterable[str] | None, folder: Path) -> None:
+    """Refuse an artifact that lacks one of the tags that were asked for.
+
+    Raises:
+      ArtifactError: naming the tags that it has.
+    """
+    wanted = [tags] if isinstance(tags, str) else list(tags or ())
+    missing = [tag for tag in wanted if tag not in manifest.tags]
+    if missing:
+        has = ", ".join(map(repr, manifest.tags)) or "none"
+        raise ArtifactError(
+            f"{folder} was not saved with the tag {', '.join(map(repr, missing))}; its tags are "
+            f"{has}. Leave out tags=, or pass some of these."
         )
 
 

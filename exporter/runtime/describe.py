@@ -24,6 +24,9 @@ _WIDTH = 100
 # How many variables a function that changes more of them is shown to change.
 _MAX_SHOWN_CHANGES = 6
 
+# Metadata is cut at this length. All of it is in the JSON.
+_MAX_METADATA_LENGTH = 80
+
 # A default value is cut at this length.
 _MAX_DEFAULT_LENGTH = 40
 
@@ -72,8 +75,28 @@ def _about(summary: Summary) -> list[str]:
         ("", f"content id {summary['content']['programs']}"),
         ("variables", _totals(summary["variables"])),
         ("", f"content id {summary['content']['variables']}"),
+        *_sundries(summary),
     ]
     return [f"{summary['class_name']}, saved {created}", *_table(rows, 2)]
+
+
+def _sundries(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Rows for what most artifacts do not have."""
+    for position, asset in enumerate(summary["assets"]):
+        path = ", ".join(asset["paths"])
+        label = "" if position else "assets"
+        yield label, f"{path} in {asset['file']}, {_bytes(asset['bytes'])}"
+    if summary["function_aliases"]:
+        yield "aliases", ", ".join(f"{a} of {p}" for a, p in summary["function_aliases"].items())
+    if summary["samples"]:
+        counts = summary["samples"].items()
+        yield "samples", ", ".join(f"{count} of {name}" for name, count in counts)
+    if summary["tags"]:
+        yield "tags", ", ".join(summary["tags"])
+    if summary["metadata"]:
+        text = json.dumps(summary["metadata"], ensure_ascii=False)
+        is_long = len(text) > _MAX_METADATA_LENGTH
+        yield "metadata", f"{text[: _MAX_METADATA_LENGTH - 3]}..." if is_long else text
 
 
 def _totals(variables: Sequence[VariableSummary]) -> str:

@@ -13,10 +13,18 @@ from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import NotBatchableError, PlacementError
 from exporter.jax_internals import is_mapped
-from exporter.keys import from_words, is_key, to_words
+from exporter.keys import from_words, to_words
 from exporter.pytrees import without_classes
 from exporter.runtime.programs import LoadedProgram
-from exporter.variable import Variable, get_all, get_raw, is_local, is_tracing, set_raw
+from exporter.variable import (
+    Variable,
+    check_values,
+    get_all,
+    has_value,
+    is_local,
+    is_tracing,
+    set_raw,
+)
 from signatures.arguments import (
     Parameter,
     bind_arguments,
@@ -28,7 +36,7 @@ from signatures.arguments import (
     refused,
 )
 from signatures.binding import ABSENT, Bound, bind, solve
-from signatures.dtypes import as_dtype
+from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
@@ -86,7 +94,9 @@ class LoadedConcrete:
         ]
         # Elsewhere variables hold arrays with values, and nobody needs to look.
         self._is_local = any(is_local(variable) for variable in variables)
-        self._has_keys = any(is_key(get_raw(v)) for reads in self.reads.values() for v in reads)
+        read = {id(v): v for reads in self.reads.values() for v in reads}.values()
+        self._has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in read)
+        self._may_lack_values = not all(map(has_value, read))
         self._lock = lock
 
     def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
@@ -111,6 +121,8 @@ class LoadedConcrete:
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
+        if self._may_lack_values:
+            check_values(reads)
         given = plain if not self._is_local else [*plain, *get_all(reads)]
         if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in given):
             return self._run_traced(program, plain, reads, writes)
@@ -430,7 +442,12 @@ def _stored(
 ) -> StoredProgram:
     inner = program.derivative
     derivative = None if inner is None else _stored(inner, reads, ())
-    return StoredProgram(program.record, program.bytecode, reads, writes, derivative)
+    call = partial(_call_without_donating, program)
+    return StoredProgram(program.record, program.bytecode, reads, writes, call, derivative)
+
+
+def _call_without_donating(program: LoadedProgram, *arrays: jax.Array) -> Sequence[jax.Array]:
+    return program.call_traced(*arrays)
 
 
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:

@@ -6,13 +6,13 @@ loaded model has them. The manifest's own JSON is arranged for readers of the ar
 
 import dataclasses
 import math
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NotRequired, TypedDict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from exporter.artifact.encoding import array_of, scalar_of, spec_of, structure_of
+from exporter.artifact.encoding import array_of, metadata_of, spec_of, structure_of
 from exporter.artifact.records import (
     ConcreteRecord,
     FunctionRecord,
@@ -24,9 +24,10 @@ from exporter.artifact.records import (
     TensorRecord,
     VariableRecord,
 )
+from exporter.runtime.paths import leaf_paths
 from signatures.arguments import REQUIRED, Opaque, Parameter, python_signature
 from signatures.dtypes import KeyType, as_dtype
-from signatures.tree import Constant, Keyed, Scalar, Sequential, Static, Structure, describe
+from signatures.tree import Constant, Keyed, Sequential, Static, Structure, describe
 
 # A value that is part of a function is cut at this length: it may be a whole vocabulary.
 _MAX_VALUE_LENGTH = 60
@@ -135,8 +136,20 @@ class Files(TypedDict):
     bytes: int
 
 
+class AssetSummary(TypedDict):
+    """A file or folder of the model at its attribute paths, and where it is in the artifact."""
+
+    paths: list[str]
+    file: str
+    bytes: int
+
+
 class Summary(TypedDict):
-    """What an artifact holds. `content` has the ids of the programs and of the variables."""
+    """What an artifact holds. `content` has the ids of the programs and of the variables.
+
+    `function_aliases` has the path of a function by its alias, and `samples` how many there are by
+    the name of the signature or the path of the function.
+    """
 
     class_name: str
     created: str
@@ -151,11 +164,16 @@ class Summary(TypedDict):
     signature_note: str | None
     functions: list[AttachedFunction]
     variables: list[VariableSummary]
+    function_aliases: dict[str, str]
+    assets: list[AssetSummary]
+    samples: dict[str, int]
+    tags: list[str]
+    metadata: dict[str, Any]
 
 
 def summarise(manifest: Manifest) -> Summary:
     """What an artifact holds, for `json.dumps`. The functions nearest to the root come first."""
-    functions, variables = _paths(manifest.nodes)
+    functions, variables, assets = _paths(manifest.nodes)
     names = [
         functions.get(index, [function.name]) for index, function in enumerate(manifest.functions)
     ]
@@ -201,7 +219,22 @@ def summarise(manifest: Manifest) -> Summary:
             _variable(variable, place)
             for variable, place in zip(manifest.variables, places, strict=True)
         ],
+        "function_aliases": {
+            alias: names[number][0] for alias, number in manifest.function_aliases.items()
+        },
+        "assets": [
+            {"paths": paths, "file": file, "bytes": _size_below(file, sizes)}
+            for file, paths in assets.items()
+        ],
+        "samples": dict(Counter(sample.name for sample in manifest.samples)),
+        "tags": manifest.tags,
+        "metadata": metadata_of(manifest.metadata),
     }
+
+
+def _size_below(path: str, sizes: Mapping[str, int]) -> int:
+    """The size of a file, or of all files in a folder."""
+    return sum(s for file, s in sizes.items() if file == path or file.startswith(f"{path}/"))
 
 
 def json_values(array: np.ndarray) -> object:
@@ -226,44 +259,20 @@ def _json_value(value: object) -> object:
     return value
 
 
-def _paths(nodes: Sequence[NodeRecord]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """The attribute paths of each function and of each variable, the shortest first.
-
-    What holds them is entered once, at its shortest path, so circles end.
-    """
+def _paths(
+    nodes: Sequence[NodeRecord],
+) -> tuple[dict[int, list[str]], dict[int, list[str]], dict[str, list[str]]]:
+    """The attribute paths of each function, variable and asset, the shortest first."""
     functions: dict[int, list[str]] = {}
     variables: dict[int, list[str]] = {}
-    above: dict[int, tuple[int, str]] = {0: (0, "")}
-    waiting = deque([0])
-    while waiting:
-        index = waiting.popleft()
-        for step, child in _steps(nodes[index]):
-            node = nodes[child]
-            if node.kind in ("function", "variable"):
-                found = functions if node.kind == "function" else variables
-                path = f"{_path_to(index, above)}{step}".removeprefix(".")
-                found.setdefault(node.index, []).append(path)
-            elif child not in above:
-                above[child] = (index, step)
-                waiting.append(child)
-    return functions, variables
-
-
-def _path_to(index: int, above: Mapping[int, tuple[int, str]]) -> str:
-    steps = []
-    while index:
-        index, step = above[index]
-        steps.append(step)
-    return "".join(reversed(steps))
-
-
-def _steps(node: NodeRecord) -> Iterator[tuple[str, int]]:
-    """Each child, with what Python would write after its holder to reach it."""
-    keys: Sequence[Scalar] = [scalar_of(key) for key in node.keys] or range(len(node.children))
-    has_attributes = node.kind in ("object", "namedtuple")
-    for key, child in zip(keys, node.children, strict=True):
-        is_attribute = has_attributes and isinstance(key, str) and key.isidentifier()
-        yield f".{key!s}" if is_attribute else f"[{key!r}]", child
+    assets: dict[str, list[str]] = {}
+    for node, path in leaf_paths(nodes):
+        if node.path is not None:
+            assets.setdefault(node.path, []).append(path)
+        else:
+            found = functions if node.kind == "function" else variables
+            found.setdefault(node.index, []).append(path)
+    return functions, variables, assets
 
 
 def _owner(manifest: Manifest, number: int, names: Sequence[Sequence[str]]) -> str | None:

@@ -158,13 +158,14 @@ class ConcreteFunction:
             for value, spec in zip(bound.values, self.signature.inputs.values(), strict=True)
             if spec.shape is None
         )
-        for variant, call in self._calls:
+        for variant, call in self.calls:
             if variant.ranks == open_ranks:
                 return unflatten(self.result, run(variant, self.graph, call, bound.values))
         raise TracingError(f"{self.name} was not traced for inputs of {open_ranks} axes.")
 
     @cached_property
-    def _calls(self) -> list[tuple[Variant, Callable[..., Sequence[jax.Array]]]]:
+    def calls(self) -> list[tuple[Variant, Callable[..., Sequence[jax.Array]]]]:
+        """Each trace, compiled for this machine: what it reads and the inputs, flat and plain."""
         return [
             (variant, jax.jit(export.export(jax.jit(variant.flat))(*variant.structs).call))
             for variant in self.variants

@@ -3,8 +3,8 @@
 The walk goes depth first through attributes, lists, dicts and tuples, and remembers what it has
 seen, so that a thing with two names is one node and a circle ends. Plain objects are walked
 through their attributes; those of a framework as its file under `frameworks/` says; and what is
-registered with JAX as `registered.py` says. Whatever leads to no variable and no function is left
-out, except inside a list, tuple or dict, whose lengths and keys stay as they are.
+registered with JAX as `registered.py` says. Whatever leads to no variable, function or asset is
+left out, except inside a list, tuple or dict, whose lengths and keys stay as they are.
 
 A class of a library that is not known here needs nothing, if its arrays lie in attributes or it is
 registered with JAX. To be walked otherwise, it may have one method, `__exporter_attributes__`,
@@ -22,12 +22,14 @@ from typing import TypeGuard
 import jax
 import numpy as np
 
+from exporter.asset import Asset
 from exporter.errors import TrackingError
 from exporter.pytrees import Branch, is_registered
 from exporter.staging.frameworks import frameworks
 from exporter.staging.graph import (
     Node,
     Path,
+    TrackedAsset,
     TrackedFunction,
     TrackedGraph,
     TrackedVariable,
@@ -94,6 +96,7 @@ class _Walk:
         self.seen: dict[object, int] = {}
         self.variables: list[TrackedVariable] = []
         self.functions: list[TrackedFunction] = []
+        self.assets: list[TrackedAsset] = []
         self.holders: list[tuple[Path, object]] = []
         self.frameworks = frameworks()
         self.classes: dict[type, list[str]] = {}
@@ -113,6 +116,7 @@ class _Walk:
             tuple(self.holders),
             tuple(self.nodes),
             tuple(self.frameworks),
+            tuple(self.assets),
         )
 
     def is_holder(self, value: object) -> bool:
@@ -139,6 +143,8 @@ class _Walk:
             return self.visit_box(value, box, path)
         if is_function(value):
             return self.visit_function(value, path)
+        if isinstance(value, Asset):
+            return self.visit_asset(value, path)
         if is_array(value):
             return self.visit_array(Place(slot, 0) if slot else None, path)
         if id(value) in self.seen:
@@ -209,13 +215,13 @@ class _Walk:
                 yield name, getattr(value, name)
 
     def decorated(self, cls: type) -> list[str]:
-        """The names of the decorated functions of a class, and of variables that it holds."""
+        """The names of the decorated functions of a class, and of what else it holds for us."""
         if cls not in self.classes:
             attributes = _class_attributes(cls).items()
             self.classes[cls] = [
                 name
                 for name, one in attributes
-                if isinstance(one, Variable) or is_function(_unwrapped(one))
+                if isinstance(one, Variable | Asset) or is_function(_unwrapped(one))
             ]
         return self.classes[cls]
 
@@ -297,6 +303,13 @@ class _Walk:
             self.functions.append(TrackedFunction(path, value))
             self.seen[key] = self.add(Node("function", index=len(self.functions) - 1))
         return self.seen[key]
+
+    def visit_asset(self, value: Asset, path: Path) -> int:
+        if id(value) not in self.seen:
+            self.assets.append(TrackedAsset(path, value))
+            node = Node("asset", index=len(self.assets) - 1, token=value)
+            self.seen[id(value)] = self.add(node)
+        return self.seen[id(value)]
 
     def add(self, node: Node) -> int:
         self.nodes.append(node)
