@@ -220,23 +220,35 @@ def _constraints(module: ir.Module) -> list[tuple[ir.Operation, Spec]]:
     Raises:
       ValueError: if one says something else.
     """
-    found = []
-    for operation in _by_name(module, "stablehlo.composite")["stablehlo.composite"]:
-        if _text(operation, "name") == CONSTRAINT:
-            attributes = ir.DictAttr(operation.attributes["composite_attributes"])
-            if "spec" not in attributes:
-                raise ValueError("it has a sharding constraint without a spec.")
-            spec = json.loads(str(ir.StringAttr(attributes["spec"]).value))
-            parts = spec if isinstance(spec, list) else [0]
-            names = [name for part in parts if part is not None for name in _listed(part)]
-            if not all(isinstance(name, str) and name for name in names):
-                raise ValueError(f"it has the sharding constraint {spec!r}, which is none.")
-            found.append((operation, spec))
-    return found
+    return [
+        (operation, _spec_in(operation))
+        for operation in _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+        if _text(operation, "name") == CONSTRAINT
+    ]
 
 
-def _listed(part: object) -> list[object]:
-    return part if isinstance(part, list) else [None]
+def _spec_in(operation: ir.Operation) -> Spec:
+    """What a composite says, which may have been written by anybody."""
+    arrays = [*[*operation.operands][-1:], *operation.results]
+    kinds = [ir.RankedTensorType(array.type) for array in arrays]
+    try:
+        attributes = ir.DictAttr(operation.attributes["composite_attributes"])
+        spec = json.loads(str(ir.StringAttr(attributes["spec"]).value))
+    except (LookupError, ValueError, RecursionError) as error:
+        raise ValueError("it has a sharding constraint without a spec.") from error
+    parts = spec if isinstance(spec, list) else [spec]
+    names = [name for part in parts for name in (part if isinstance(part, list) else ())]
+    sound = (
+        all(part is None or isinstance(part, list) for part in parts)
+        and all(isinstance(name, str) and name for name in names)
+        and len(set(map(str, names))) == len(names)
+        and len(kinds) == 2
+        and kinds[0] == kinds[1]
+        and kinds[0].rank == len(parts)
+    )
+    if not sound:
+        raise ValueError("it has a sharding constraint that does not fit its array.")
+    return parts
 
 
 def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:

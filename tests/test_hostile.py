@@ -882,6 +882,17 @@ SAID = "and the manifest says (tensor<i32>, tensor<5xui4>, tensor<2xf32>)."
 WHOLE = (GOOD / "programs" / "nested.mlirbc").read_bytes()
 
 
+def constraint(attributes: str) -> bytes:
+    """A program with what stands for a sharding constraint."""
+    return bytecode_of(
+        "module { func.func public @main(%a: tensor<2xf32>) -> tensor<2xf32> { "
+        '%0 = stablehlo.composite "exporter.sharding_constraint" %a {composite_attributes = '
+        f"{{{attributes}}}, decomposition = @same}} : (tensor<2xf32>) -> tensor<2xf32> "
+        "return %0 : tensor<2xf32> } func.func private @same(%a: tensor<2xf32>) -> tensor<2xf32> { "
+        "return %a : tensor<2xf32> } }"
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -911,6 +922,21 @@ WHOLE = (GOOD / "programs" / "nested.mlirbc").read_bytes()
                 "stablehlo.custom_call @run_anything(%a) : (tensor<f32>) -> () return } } }"
             ),
             UNKNOWN.format("'run_anything'"),
+        ),
+        *(
+            (functools.partial(constraint, spec), f"{UNREADABLE}{fault}")
+            for spec, fault in (
+                ("", "it has a sharding constraint without a spec."),
+                ("spec = 3 : i32", "it has a sharding constraint without a spec."),
+                (f'spec = "{"[" * 10**5}"', "it has a sharding constraint without a spec."),
+                *(
+                    (
+                        f'spec = "{spec}"',
+                        "it has a sharding constraint that does not fit its array.",
+                    )
+                    for spec in ("[]", "[null, null]", "[3]", "7", "[[3]]", "[[[]]]")
+                ),
+            )
         ),
         (
             lambda: bytecode_of("module { func.func public @other() { return } }"),
@@ -945,6 +971,10 @@ def test_a_program_that_is_none_or_calls_what_nobody_knows_is_refused(folder, ma
             ),
             "its main function gives (tensor<2xf32>), and the manifest says (tensor<2xf32>, "
             "tensor<2xf32>, tensor<5xi32>, tensor<f32>).",
+        ),
+        (
+            lambda: constraint('spec = "[[\\22data\\22]]"'),
+            "it has the mesh () and constraints on (data), and the manifest says () and ().",
         ),
     ],
 )
