@@ -8,6 +8,7 @@ from importlib import import_module
 
 _HOMES = {
     "exporter.artifact.layout": ("is_artifact",),
+    "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",
         "ArtifactExistsError",
@@ -18,6 +19,7 @@ _HOMES = {
         "LoweringError",
         "NoDerivativeError",
         "NotBatchableError",
+        "Problem",
         "StateError",
         "TracingError",
         "TrackingError",

@@ -1,4 +1,6 @@
 from exporter.artifact.layout import is_artifact as is_artifact
+from exporter.diagnosis import Report as Report
+from exporter.diagnosis import check as check
 from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
@@ -9,6 +11,7 @@ from exporter.errors import InconclusiveSizesError as InconclusiveSizesError
 from exporter.errors import LoweringError as LoweringError
 from exporter.errors import NoDerivativeError as NoDerivativeError
 from exporter.errors import NotBatchableError as NotBatchableError
+from exporter.errors import Problem as Problem
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError
 from exporter.errors import TrackingError as TrackingError

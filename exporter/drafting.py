@@ -3,19 +3,24 @@
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.stored import StoredConcrete, StoredFunction
-from exporter.errors import LoweringError
+from exporter.errors import LoweringError, Problem
+from exporter.staging.findings import Findings
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
+from exporter.staging.platforms import native
+from exporter.staging.probing import unstable
 from exporter.staging.state import restored
+from exporter.staging.suggestions import explained
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from signatures.arguments import REQUIRED, Parameter
 from signatures.spec import TensorSpec
@@ -33,11 +38,14 @@ class SaveOptions:
         `"1.0.0"`. `"oldest"` is the oldest one that can express each program.
       debug_info: whether programs keep the file names and lines of the code they came from. This
         makes them about three times as large.
+      custom_calls: the native functions that programs may call by name although nobody promises
+        that later releases have them. Who loads the artifact has to name them too.
     """
 
     max_constant_bytes: int = 2**20
     stablehlo_version: str = "oldest"
     debug_info: bool = False
+    custom_calls: tuple[str, ...] = ()
 
 
 DEFAULT_OPTIONS = SaveOptions()
@@ -45,11 +53,18 @@ DEFAULT_OPTIONS = SaveOptions()
 
 @dataclass
 class Draft:
-    """The functions of an artifact, gathered before anything is written."""
+    """The functions of an artifact, gathered before anything is written.
+
+    Attributes:
+      findings: what stands in the way, raised or gathered.
+      broken: the functions that could not be traced, where such problems are gathered.
+    """
 
     graph: TrackedGraph
     platforms: tuple[str, ...] | None
     options: SaveOptions
+    findings: Findings = field(default_factory=Findings)
+    broken: set[object] = field(default_factory=set)
     functions: list[records.FunctionRecord] = field(default_factory=list)
     sources: list[ConcreteFunction | StoredConcrete] = field(default_factory=list)
     concrete: list[records.ConcreteRecord] = field(default_factory=list)
@@ -57,18 +72,21 @@ class Draft:
     bytecode: list[bytes] = field(default_factory=list)
     numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    _paths: dict[object, str] = field(default_factory=dict)
     _known: dict[object, list[int]] = field(default_factory=dict)
     _numbered: dict[int, int] = field(default_factory=dict)
 
     def add_function(self, function: object, path: str) -> None:
         """A function of the object tree, with each type of arguments it is saved for."""
+        self._paths.setdefault(function, path)
         indices = self.add_sources(function)
-        if not indices:
+        if not indices and function not in self.broken:
             warnings.warn(
                 f"{path} has no input_signature and was never called, so it will not be callable "
                 "when loaded. Decorate it with @exporter.function(input_signature=[...]), or call "
                 "it before saving.",
-                stacklevel=3,
+                stacklevel=4,
             )
         name, doc, parameters = _described(function)
         self.functions.append(
@@ -78,43 +96,71 @@ class Draft:
     def add_sources(self, function: object) -> list[int]:
         """The numbers of the concrete functions of a function, which is traced only once."""
         if function not in self._known:
-            self._known[function] = [self._add_source(s) for s in self._sources_of(function)]
+            path = self._paths.get(function) or _described(function)[0]
+            self._known[function] = []
+            before = self.findings.errors
+            with self.findings.of(path):
+                sources = self._sources_of(function, path)
+                self._known[function] = [self._add_source(source, path) for source in sources]
+            if self.findings.errors > before:
+                self.broken.add(function)
         return self._known[function]
 
-    def _add_source(self, source: ConcreteFunction | StoredConcrete) -> int:
+    def _add_source(self, source: ConcreteFunction | StoredConcrete, path: str) -> int:
         origin = source.origin if isinstance(source, StoredConcrete) else source
         if id(origin) not in self._numbered:
             self._numbered[id(origin)] = len(self.sources)
             self.sources.append(source)
+            self.paths.append(path)
         return self._numbered[id(origin)]
+
+    def first_source(self, function: object) -> int:
+        """The number of the one concrete function of a function, or -1 if it is broken."""
+        return -1 if function in self.broken else self.add_sources(function)[0]
 
     def named_sources(self, functions: Iterable[tuple[str, object]]) -> dict[str, int]:
         """The number of the concrete function of each signature."""
-        return {name: self.add_sources(function)[0] for name, function in functions}
+        return {name: self.first_source(function) for name, function in functions}
 
-    def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
+    def _sources_of(
+        self, function: object, path: str
+    ) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
+            traced = []
             with restored(self.graph, function.name):
-                return [
-                    trace(function.subject, inputs, self.graph)
-                    for inputs in function.recorded_inputs()
-                ]
+                for inputs in function.recorded_inputs():
+                    subject = function.subject
+                    explain = partial(
+                        explained, path=path, subject=subject, inputs=inputs, graph=self.graph
+                    )
+                    with self.findings.of(path, explain):
+                        traced.append(trace(subject, inputs, self.graph))
+            return traced
         if isinstance(function, ConcreteFunction):
             return [function]
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
         return stored.concrete
 
     def lower_all(self) -> None:
-        """Number the variables, then make a program of each trace."""
+        """Number the variables, then make a program of each trace.
+
+        Raises:
+          LoweringError: with everything that stands in the way, in whatever function.
+        """
         self._number_variables()
-        for source in self.sources:
+        refusals: list[LoweringError] = []
+        for source, path in zip(self.sources, self.paths, strict=True):
             first = len(self.programs)
-            if isinstance(source, ConcreteFunction):
-                self._lower(source)
-            else:
-                self._adopt(source)
+            with self.findings.of(path):
+                if isinstance(source, ConcreteFunction):
+                    refusals += self._lower(source, path)
+                else:
+                    refusals += self._adopt(source, path)
             programs = list(range(first, len(self.programs)))
             self.concrete.append(_concrete_record(source, programs))
+        if refusals:
+            found = (problem for refusal in refusals for problem in refusal.problems)
+            raise LoweringError.of(found) from refusals[0].__cause__
 
     def _number_variables(self) -> None:
         """Each place gets the number of its variable: one array in two places is one variable.
@@ -139,7 +185,7 @@ class Draft:
                     by_array[id(variable.read())] = same
             self.numbers[key] = same
 
-    def _lower(self, source: ConcreteFunction) -> None:
+    def _lower(self, source: ConcreteFunction, path: str) -> list[LoweringError]:
         numbers: dict[int, int] = {}
         used = {i for variant in source.variants for i in (*variant.reads, *variant.writes)}
         for index in sorted(used):
@@ -147,36 +193,54 @@ class Draft:
             if variable.place.key not in self.numbers:
                 raise untracked(source.name, dotted(variable.path))
             numbers[index] = self.numbers[variable.place.key]
+        refusals = []
         for variant in source.variants:
-            program = lower(
-                variant,
-                source.name,
-                self.platforms or ALL_PLATFORMS,
-                numbers=numbers,
-                target=self.options.stablehlo_version,
-                keep_locations=self.options.debug_info,
-                max_constant_bytes=self.options.max_constant_bytes,
-            )
-            self._add_program(_program_record(program), program.bytecode, source.name)
+            try:
+                program = lower(
+                    variant,
+                    source.name,
+                    self.platforms or ALL_PLATFORMS,
+                    numbers=numbers,
+                    target=self.options.stablehlo_version,
+                    keep_locations=self.options.debug_info,
+                    max_constant_bytes=self.options.max_constant_bytes,
+                    custom_calls=self.options.custom_calls,
+                    python_function=source.python_function,
+                )
+            except LoweringError as error:
+                error.problems = tuple(replace(one, function=path) for one in error.problems)
+                refusals.append(error)
+            else:
+                self._add_program(_program_record(program), program.bytecode, source.name)
+        return refusals
 
-    def _adopt(self, source: StoredConcrete) -> None:
+    def _adopt(self, source: StoredConcrete, path: str) -> list[LoweringError]:
+        problems: list[Problem] = []
         for program in source.programs:
-            self._check_platforms(program.record.platforms, source.record.name)
+            problems += self._misfits(program.record, source.record.name, path)
             record = records.replace(
                 program.record,
                 variables=[self._number_of(box, source) for box in program.variables],
                 updates=[self._number_of(box, source) for box in program.updates],
             )
             self._add_program(record, program.bytecode, source.record.name)
+        return [LoweringError.of(problems)] if problems else []
 
-    def _check_platforms(self, stored: Sequence[str], name: str) -> None:
-        """A program that was loaded keeps its platforms: it cannot be lowered anew."""
-        missing = [p for p in self.platforms or () if p not in stored]
+    def _misfits(self, stored: records.ProgramRecord, name: str, path: str) -> Iterable[Problem]:
+        """What does not fit of a program that was loaded: it cannot be lowered anew."""
+        missing = tuple(p for p in self.platforms or () if p not in stored.platforms)
         if missing:
-            raise LoweringError(
-                f"{name} was loaded and has a program for {', '.join(stored)}, which cannot be "
-                f"made one for {', '.join(missing)}. Leave out platforms=, or save the original."
+            yield Problem(
+                "platform",
+                path,
+                f"{name} was loaded and has a program for {', '.join(stored.platforms)}, which "
+                f"cannot be made one for {', '.join(missing)}.",
+                "Leave out platforms=, or save the original.",
+                missing,
             )
+        calls = unstable(stored.custom_calls, self.options.custom_calls)
+        if calls:
+            yield replace(native(name, calls, calls), function=path)
 
     def _number_of(self, box: object, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)

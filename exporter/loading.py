@@ -27,6 +27,7 @@ def load(
     *,
     device: jax.Device | str | None = None,
     verify: bool = True,
+    custom_calls: Sequence[str] = (),
 ) -> LoadedModel:
     """The model in the folder `path`. None of the code that made it is needed.
 
@@ -37,6 +38,8 @@ def load(
       device: where the variables are put: a device, or the name of a platform for its first one.
         `None` takes JAX's default device.
       verify: whether the digest of every file is checked first.
+      custom_calls: the native functions that programs may call by name although nobody promises
+        that they exist, for example kernels that this process has registered with `jax.ffi`.
 
     Raises:
       ArtifactNotFoundError: if there is no artifact at `path`.
@@ -45,17 +48,22 @@ def load(
       UnsafeProgramError: if a program calls native code nobody has vouched for.
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
     """
+    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
         found = jax.devices(device)[0] if isinstance(device, str) else device
-        return _load(Path(path), found, verify=verify)
+        return _load(Path(path), found, verify=verify, custom_calls=vouched)
 
 
-def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
+def _load(
+    folder: Path, device: jax.Device | None, *, verify: bool, custom_calls: Sequence[str]
+) -> LoadedModel:
     manifest = read_manifest(folder)
     if verify:
         verify_files(folder, manifest.files)
     check_runtime(manifest, folder)
-    bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
+    bytecode = [
+        _read_program(folder, record, manifest, custom_calls) for record in manifest.programs
+    ]
     sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
     values = read_variables(folder, manifest.variables, sharding)
     variables = [
@@ -71,7 +79,12 @@ def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedMod
     return _assemble(manifest, bytecode, variables)
 
 
-def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
+def _read_program(
+    folder: Path,
+    record: records.ProgramRecord,
+    manifest: records.Manifest,
+    custom_calls: Sequence[str],
+) -> bytes:
     file = inside(folder, record.file)
     size = next(one.size for one in manifest.files if one.path == record.file)
     if not file.is_file():
@@ -80,7 +93,7 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
         bytecode = stream.read(size + 1)
     if len(bytecode) != size:
         raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
-    check_program(bytecode, file, record, manifest.variables)
+    check_program(bytecode, file, record, manifest.variables, custom_calls)
     return bytecode
 
 

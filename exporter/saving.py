@@ -5,11 +5,13 @@ import os
 import platform as python_platform
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import (
@@ -26,13 +28,14 @@ from exporter.artifact.stored import StoredConcrete
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TracingError, TrackingError
+from exporter.staging.findings import Findings
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
 from exporter.staging.graph import Node, TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS, normalised_platforms
 from exporter.staging.lowering import check_target as check_stablehlo
-from exporter.staging.state import check_value, dtype_of
+from exporter.staging.state import check_values, dtype_of
 from exporter.staging.tracing import LOCK, ConcreteFunction
 from exporter.staging.tracking import CARRIED, as_function, is_function, track
 from signatures.errors import ResolveError
@@ -81,22 +84,114 @@ def save(
       Exception: whatever a function raises while it is traced, with a note that names it.
     """
     target = check_target(path, overwrite=overwrite)
-    _refuse_trace()
-    chosen = None if platforms is None else normalised_platforms(platforms)
-    check_stablehlo(options.stablehlo_version)
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
-        graph = _tracked(obj, input_signature)
-        for variable in graph.variables:
-            check_value(variable)
-        draft = Draft(graph, chosen, options)
-        for tracked in graph.functions:
-            draft.add_function(tracked.function, dotted(tracked.path))
+        prepared = prepare(
+            obj,
+            signatures,
+            input_signature=input_signature,
+            platforms=platforms,
+            options=options,
+            findings=Findings(),
+        )
+        assert prepared is not None, "what stands in the way was raised"
+        with staged(target, overwrite=overwrite) as folder, naming(target):
+            _write(folder, prepared)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is written of an object.
+
+    Attributes:
+      draft: its functions.
+      signatures: the concrete function of each signature.
+      note: what to tell those who miss a signature.
+      entries: its variables as the manifest lists them.
+      values: their values.
+    """
+
+    draft: Draft
+    signatures: dict[str, int]
+    note: str | None
+    entries: list[records.VariableRecord]
+    values: Sequence[jax.Array | np.ndarray]
+
+
+def prepare(
+    obj: object,
+    signatures: Signatures | None,
+    *,
+    input_signature: InputSignature | None,
+    platforms: Sequence[str] | None,
+    options: SaveOptions,
+    findings: Findings,
+) -> Prepared | None:
+    """Everything that saving does before it writes.
+
+    Args:
+      obj: see `save`, as the following ones.
+      signatures: likewise.
+      input_signature: likewise.
+      platforms: likewise.
+      options: likewise.
+      findings: what stands in the way, raised or gathered. If it is gathered, each step is taken
+        whose own conditions are met.
+
+    Returns:
+      What is to be written, or `None` if something stands in the way.
+    """
+    chosen: tuple[str, ...] | None = None
+    found: list[TrackedGraph] = []
+    with findings.of(None):
+        _refuse_trace()
+        chosen = None if platforms is None else normalised_platforms(platforms)
+    with findings.of(None):
+        check_stablehlo(options.stablehlo_version)
+    if findings.errors:
+        options = replace(options, stablehlo_version="oldest")
+    with findings.of(None):
+        found.append(_tracked(obj, input_signature))
+    if not found:
+        return None
+    (graph,) = found
+    with findings.of(None):
+        check_values(graph.variables)
+    draft = Draft(graph, chosen, options, findings)
+    for tracked in graph.functions:
+        path = dotted(tracked.path)
+        with findings.of(path):
+            draft.add_function(tracked.function, path)
+    resolved: dict[str, int] = {}
+    note = None
+    with findings.of(None):
         for node in graph.nodes:
             draft.named_sources(node.signatures or ())
         resolved, note = _resolve(obj, graph, signatures, draft)
+    with findings.of(None):
         draft.lower_all()
-        with staged(target, overwrite=overwrite) as folder, naming(target):
-            _write(folder, draft, resolved, note)
+    with findings.of(None):
+        entries, values = _entries(draft)
+    return None if findings.errors else Prepared(draft, resolved, note, entries, values)
+
+
+def _entries(
+    draft: Draft,
+) -> tuple[list[records.VariableRecord], list[jax.Array | np.ndarray]]:
+    variables = [draft.graph.variables[index] for index in draft.kept]
+    values = [variable.read() for variable in variables]
+    entries = [
+        variable_record(
+            variable.path,
+            dtype_of(variable).name,
+            value.shape,
+            trainable=variable.trainable,
+            collection=variable.collection,
+            name=variable.name,
+        )
+        for variable, value in zip(variables, values, strict=True)
+    ]
+    _refuse_equal_keys(entries)
+    return entries, values
 
 
 def _refuse_trace() -> None:
@@ -164,10 +259,10 @@ def _resolve(
             candidates.append(Candidate(name, is_default, problem))
     resolution = resolve_export(candidates)
     if resolution.chosen is None:
-        warnings.warn(f"saved without a signature: {resolution.note}", stacklevel=3)
+        warnings.warn(f"saved without a signature: {resolution.note}", stacklevel=4)
         return {}, resolution.note
     index = dict(graph.root_functions())[resolution.chosen]
-    return {DEFAULT: draft.add_sources(graph.functions[index].function)[0]}, None
+    return {DEFAULT: draft.first_source(graph.functions[index].function)}, None
 
 
 def _problem(function: object, draft: Draft) -> str | None:
@@ -175,6 +270,8 @@ def _problem(function: object, draft: Draft) -> str | None:
     if isinstance(function, Function) and function.input_signature is None:
         return "it has no input_signature."
     sources = draft.add_sources(function)
+    if function in draft.broken:
+        return None  # that is told already
     if len(sources) != 1:
         return f"it was saved for {len(sources)} types of arguments."
     source = draft.sources[sources[0]]
@@ -191,7 +288,10 @@ _ADVICE = (
 
 def _nothing(function: object, draft: Draft) -> str | None:
     """Why a function that may be a signature is not one by default, or `None`."""
-    source = draft.sources[draft.add_sources(function)[0]]
+    index = draft.first_source(function)
+    if index < 0:
+        return None
+    source = draft.sources[index]
     if isinstance(source, StoredConcrete):
         return None if source.record.outputs else "it returns nothing."
     return None if source.signature.outputs else "it returns nothing."
@@ -215,24 +315,12 @@ def _requested(name: str, function: object, draft: Draft) -> int:
             f"{getattr(function, '__name__', function)} cannot be the signature {name!r}: {problem}"
             f"{_ADVICE if problem.startswith(('it has no input', 'it was saved')) else ''}"
         )
-    return draft.add_sources(function)[0]
+    return draft.first_source(function)
 
 
-def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | None) -> None:
-    variables = [draft.graph.variables[index] for index in draft.kept]
-    values = [variable.read() for variable in variables]
-    entries = [
-        variable_record(
-            variable.path,
-            dtype_of(variable).name,
-            value.shape,
-            trainable=variable.trainable,
-            collection=variable.collection,
-            name=variable.name,
-        )
-        for variable, value in zip(variables, values, strict=True)
-    ]
-    _refuse_equal_keys(entries)
+def _write(folder: Path, prepared: Prepared) -> None:
+    draft, signatures = prepared.draft, prepared.signatures
+    entries, values = prepared.entries, prepared.values
     write_variables(folder, entries, values)
     if draft.programs:
         (folder / PROGRAMS).mkdir()
@@ -256,7 +344,7 @@ def _write(folder: Path, draft: Draft, signatures: dict[str, int], note: str | N
         ),
         x64=_needs_x64(draft.programs, entries),
         signatures=signatures,
-        signature_note=note,
+        signature_note=prepared.note,
         functions=draft.functions,
         concrete_functions=draft.concrete,
         programs=draft.programs,

@@ -44,6 +44,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.drafting",
     ),
+    # It takes the steps of saving up to the first that writes, so that both say the same.
+    "exporter.diagnosis": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.drafting",
+        "exporter.saving",
+    ),
     "exporter.checkpoints": (*_BASE, "exporter.staging", "exporter.artifact"),
     "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
     "exporter.cli": (

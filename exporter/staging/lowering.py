@@ -1,25 +1,24 @@
 """A trace becomes one portable program for a set of platforms."""
 
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
-import jax.extend.core
-import numpy as np
 from jax import export
 
-from exporter.errors import LoweringError
+from exporter.errors import LoweringError, Problem
 from exporter.jax_internals import (
-    STABLE_CUSTOM_CALLS,
+    joined_text,
     module_text,
     newest_stablehlo,
     portable_bytecode,
     program_facts,
-    user_line,
 )
+from exporter.staging.obstacles import callbacks, constants, pinned
+from exporter.staging.platforms import lacking
+from exporter.staging.prints import without_prints
+from exporter.staging.probing import UNCHECKED, first_line, unstable
 from exporter.staging.tracing import Variant
 from signatures.spec import Dim, TensorSpec
 
@@ -30,13 +29,6 @@ _ALIASES = {"gpu": "cuda"}
 # first: nearly all programs need 0.9.0 only, composites such as top_k need 1.0.0. In between
 # lie the releases that brought a type or an operation, each worth a try before the newest.
 STABLEHLO_TARGETS = ("0.9.0", "1.0.0", "1.4.0", "1.8.0", "1.10.0", "1.12.0", "1.13.0", "1.15.0")
-
-
-# How JAX names what it cannot lower.
-_NAMED_CALL = re.compile(r"custom_call @\"?([\w$.]+)")
-_NO_RULE = re.compile(
-    r"primitive '(?P<primitive>[^']+)' not found for platforms? (?P<platforms>.*)"
-)
 
 
 @dataclass(frozen=True)
@@ -111,6 +103,27 @@ def check_target(target: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Module:
+    """A program as text, with what its callers need to know."""
+
+    text: str
+    calling_convention_version: int
+    kept_inputs: tuple[int, ...]
+    uses_global_constants: bool
+    devices: int
+
+    @classmethod
+    def of(cls, exported: export.Exported, *, keep_locations: bool) -> "_Module":
+        return cls(
+            module_text(exported, keep_locations=keep_locations),
+            exported.calling_convention_version,
+            tuple(exported.module_kept_var_idx),
+            exported.uses_global_constants,
+            exported.nr_devices,
+        )
+
+
 def lower(
     variant: Variant,
     name: str,
@@ -120,6 +133,8 @@ def lower(
     target: str = "oldest",
     keep_locations: bool = False,
     max_constant_bytes: int,
+    custom_calls: Sequence[str] = (),
+    python_function: Callable[..., object] | None = None,
 ) -> LoweredProgram:
     """One StableHLO program for a trace.
 
@@ -133,31 +148,33 @@ def lower(
       target: a StableHLO version, or `"oldest"` for the oldest that can express the program.
       keep_locations: whether operations still say which line of the user's code they came from.
       max_constant_bytes: the largest array that may be part of the program itself.
+      custom_calls: the native functions that the caller vouches for.
+      python_function: what was traced, to find the names of arrays in.
 
     Raises:
-      LoweringError: if the program holds a large constant, calls Python or a native function
-        without a promise of stability, or cannot be expressed for a platform or at the target.
+      LoweringError: with everything that stands in the way: large constants, calls of Python or
+        of native functions without a promise of stability, operations that a platform lacks.
     """
-    variant = _without_prints(variant, name)
-    _refuse_callbacks(variant, name)
-    _refuse_constants(variant, name, max_constant_bytes)
+    variant = without_prints(variant, name)
+    jaxpr = variant.jaxpr
+    problems = [*callbacks(jaxpr.jaxpr, name)]
+    problems += constants(jaxpr, name, max_constant_bytes, python_function)
     variables = tuple(dict.fromkeys(numbers[index] for index in variant.reads))
-    # Two places that hold the same array are one variable of the program.
-    positions = [variables.index(numbers[index]) for index in variant.reads]
-    first = [positions.index(i) for i in range(len(variables))]
-
-    def flat(*arrays: jax.Array) -> list[jax.Array]:
-        state = (arrays[position] for position in positions)
-        return variant.flat(*state, *arrays[len(variables) :])
-
-    inputs = variant.structs[len(variant.reads) :]
-    given = [*(variant.structs[i] for i in first), *inputs]
-    flat.__name__ = flat.__qualname__ = name
-    try:
-        exported = export.export(jax.jit(flat), platforms=platforms)(*given)
-    except (ValueError, NotImplementedError, KeyError) as error:
-        raise _cannot_lower(error, variant, name, platforms) from error
-    bytecode, version = _portable(exported, name, target, keep_locations=keep_locations)
+    flat, given = _flat(variant, variables, numbers, name)
+    module = _module(flat, given, platforms, keep_locations=keep_locations)
+    if isinstance(module, Exception):
+        problems += lacking(variant, name, platforms, custom_calls)
+        problems = problems or [_unexplained(module, name, platforms)]
+    elif module.devices > 1:
+        problems += pinned(jaxpr.jaxpr, name, module.devices)
+    if problems or isinstance(module, Exception):
+        cause = module if isinstance(module, Exception) else None
+        raise LoweringError.of(_with_inputs(problems, variant)) from cause
+    bytecode, version = _portable(module.text, name, target)
+    calls = program_facts(bytecode).custom_calls
+    if unstable(calls, custom_calls):
+        found = lacking(variant, name, platforms, custom_calls)
+        raise LoweringError.of(_with_inputs(found, variant))
     return LoweredProgram(
         bytecode=bytecode,
         stablehlo_version=version,
@@ -168,17 +185,57 @@ def lower(
         outputs=variant.outputs,
         dims=variant.dims,
         ranks=variant.ranks,
-        custom_calls=_checked_custom_calls(bytecode, name),
-        calling_convention_version=exported.calling_convention_version,
-        kept_inputs=exported.module_kept_var_idx,
-        uses_global_constants=exported.uses_global_constants,
+        custom_calls=calls,
+        calling_convention_version=module.calling_convention_version,
+        kept_inputs=module.kept_inputs,
+        uses_global_constants=module.uses_global_constants,
     )
 
 
-def _portable(
-    exported: export.Exported, name: str, target: str, *, keep_locations: bool
-) -> tuple[bytes, str]:
-    text = module_text(exported, keep_locations=keep_locations)
+def _flat(
+    variant: Variant, variables: Sequence[int], numbers: Mapping[int, int], name: str
+) -> tuple[Callable[..., list[jax.Array]], list[jax.ShapeDtypeStruct]]:
+    """The function on one array for each variable and input, and what it takes."""
+    # Two places that hold the same array are one variable of the program.
+    positions = [variables.index(numbers[index]) for index in variant.reads]
+    first = [positions.index(i) for i in range(len(variables))]
+
+    def flat(*arrays: jax.Array) -> list[jax.Array]:
+        state = (arrays[position] for position in positions)
+        return variant.flat(*state, *arrays[len(variables) :])
+
+    flat.__name__ = flat.__qualname__ = name
+    inputs = variant.structs[len(variant.reads) :]
+    return flat, [*(variant.structs[i] for i in first), *inputs]
+
+
+def _module(
+    flat: Callable[..., object],
+    given: Sequence[jax.ShapeDtypeStruct],
+    platforms: Sequence[str],
+    *,
+    keep_locations: bool,
+) -> _Module | Exception:
+    """The program for all platforms, or what JAX has against it."""
+
+    def made(chosen: Sequence[str]) -> _Module:
+        make = export.export(jax.jit(flat), platforms=chosen, disabled_checks=UNCHECKED)
+        return _Module.of(make(*given), keep_locations=keep_locations)
+
+    try:
+        return made(platforms)
+    except Exception as error:  # noqa: BLE001  # each backend refuses in its own way
+        if len(platforms) == 1:
+            return error
+    try:
+        modules = [made((platform,)) for platform in platforms]
+    except Exception as error:  # noqa: BLE001
+        return error
+    text = joined_text([module.text for module in modules])
+    return replace(modules[0], text=text, uses_global_constants=True)
+
+
+def _portable(text: str, name: str, target: str) -> tuple[bytes, str]:
     newest = newest_stablehlo()
     targets = [*STABLEHLO_TARGETS, newest] if target == "oldest" else [target]
     for version in targets:
@@ -186,138 +243,15 @@ def _portable(
             return portable_bytecode(text, version), version
         except ValueError as error:
             last = error
-    raise LoweringError(
-        f"{name} cannot be expressed in StableHLO {targets[-1]}: {_first_line(last)}"
-    ) from last
+    message = f"{name} cannot be expressed in StableHLO {targets[-1]}: {first_line(last)}"
+    raise LoweringError.of([Problem("program", name, message)]) from last
 
 
-def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
-    calls = program_facts(bytecode).custom_calls
-    unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
-    if unstable:
-        raise _unstable(name, unstable)
-    return calls
+def _unexplained(error: Exception, name: str, platforms: Sequence[str]) -> Problem:
+    message = f"{name} cannot be lowered for {', '.join(platforms)}: {first_line(error)}"
+    return Problem("platform", name, message, platforms=tuple(platforms))
 
 
-def _unstable(name: str, calls: Sequence[str]) -> LoweringError:
-    return LoweringError(
-        f"{name} calls {', '.join(calls)}, of which nobody promises that later releases still have "
-        "it. Compute it with other operations, or leave the platforms that need it out of "
-        "platforms=."
-    )
-
-
-def _cannot_lower(
-    error: Exception, variant: Variant, name: str, platforms: Sequence[str]
-) -> LoweringError:
-    """What JAX has against lowering a trace, in words that say what to do."""
-    text = str(error)
-    calls = sorted(set(_NAMED_CALL.findall(text)))
-    if calls and "compatibility guarantees" in text:
-        return _unstable(name, calls)
-    missing = _NO_RULE.search(text)
-    if missing is None:
-        return LoweringError(
-            f"{name} cannot be lowered for {', '.join(platforms)}: {_first_line(error)}"
-        )
-    primitive = missing["primitive"]
-    without = [platform for platform in platforms if platform in missing["platforms"]]
-    lines = (
-        f" at {user_line(equation)}"
-        for equation in _equations(variant.jaxpr.jaxpr)
-        if equation.primitive.name == primitive
-    )
-    rest = tuple(platform for platform in platforms if platform not in without)
-    advice = f" Save it with platforms={rest!r}." if rest else ""
-    return LoweringError(
-        f"{name} cannot be lowered for {', '.join(without) or ', '.join(platforms)}: "
-        f"{primitive}{next(lines, '')} has no lowering there.{advice}"
-    )
-
-
-_PRINTS = ("debug_callback", "debug_print")
-
-
-def _without_prints(variant: Variant, name: str) -> Variant:
-    """The trace without `jax.debug` calls, which no program can hold and no result needs."""
-    dropped: list[str] = []
-    inner = _stripped(variant.jaxpr.jaxpr, dropped)
-    if not dropped:
-        return variant
-    warnings.warn(
-        f"{name} is saved without what it prints with jax.debug, which needs Python: "
-        f"{'; '.join(dropped)}.",
-        stacklevel=2,
-    )
-    return replace(variant, jaxpr=jax.extend.core.ClosedJaxpr(inner, variant.jaxpr.consts))
-
-
-def _stripped(jaxpr: Any, dropped: list[str]) -> Any:
-    equations = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _PRINTS:
-            dropped.append(user_line(equation))
-            continue
-        params = {key: _inside(value, dropped) for key, value in equation.params.items()}
-        effects = _without_debug(equation.effects)
-        equations.append(equation.replace(params=params, effects=effects))
-    return jaxpr.replace(eqns=equations, effects=_without_debug(jaxpr.effects))
-
-
-def _inside(param: Any, dropped: list[str]) -> Any:
-    """A parameter of an equation with the programs in it stripped: bodies, branches."""
-    if isinstance(param, tuple | list) and param:
-        items = [_inside(item, dropped) for item in param]
-        same = all(new is old for new, old in zip(items, param, strict=True))
-        return param if same or hasattr(param, "_fields") else type(param)(items)
-    is_closed = isinstance(param, jax.extend.core.ClosedJaxpr)
-    if not is_closed and not isinstance(param, jax.extend.core.Jaxpr):
-        return param
-    inner = param.jaxpr if is_closed else param
-    if not any(equation.primitive.name in _PRINTS for equation in _equations(inner)):
-        return param
-    stripped = _stripped(inner, dropped)
-    return jax.extend.core.ClosedJaxpr(stripped, param.consts) if is_closed else stripped
-
-
-def _without_debug(effects: Any) -> Any:
-    kept = {effect for effect in effects if "DebugEffect" not in type(effect).__name__}
-    return type(effects)(kept)
-
-
-def _refuse_callbacks(variant: Variant, name: str) -> None:
-    found = [
-        f"{equation.primitive.name} at {user_line(equation)}"
-        for equation in _equations(variant.jaxpr.jaxpr)
-        if "callback" in equation.primitive.name or equation.primitive.name == "debug_print"
-    ]
-    if found:
-        raise LoweringError(
-            f"{name} calls back into Python, which a program without its Python code cannot do: "
-            f"{'; '.join(found)}. Remove the call, or return the value and use it outside."
-        )
-
-
-def _refuse_constants(variant: Variant, name: str, max_bytes: int) -> None:
-    for constant in variant.jaxpr.consts:
-        size = int(np.size(constant)) * np.dtype(getattr(constant, "dtype", float)).itemsize
-        if size > max_bytes:
-            shape, dtype = np.shape(constant), constant.dtype
-            raise LoweringError(
-                f"{name} uses an array {dtype}[{', '.join(map(str, shape))}] of {size:,} bytes "
-                "that the object does not hold, so it would be written into the program itself. "
-                "Assign it to an attribute of the object and read it from there "
-                f"(or raise SaveOptions(max_constant_bytes={max_bytes}))."
-            )
-
-
-def _equations(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _equations(inner)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _with_inputs(problems: Iterable[Problem], variant: Variant) -> list[Problem]:
+    shown = ", ".join(f"{spec.name}: {spec}" for spec in variant.inputs)
+    return [replace(problem, inputs=shown) for problem in problems]
