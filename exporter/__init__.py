@@ -11,6 +11,7 @@ _HOMES = {
     "exporter.asset": ("Asset",),
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
+    "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",
         "ArtifactExistsError",
@@ -28,6 +29,7 @@ _HOMES = {
         "PlacementError",
         "RestoreError",
         "OptionError",
+        "Problem",
         "StateError",
         "TracingError",
         "TrackingError",
@@ -44,7 +46,7 @@ _HOMES = {
     "exporter.staging.functions": ("Function", "function"),
     "exporter.staging.tracing": ("ConcreteFunction",),
     "exporter.variable": ("Variable",),
-    "exporter.verification": ("Comparison", "Report", "SampleResult", "verify"),
+    "exporter.verification": ("Comparison", "VerificationReport", "SampleResult", "verify"),
     "signatures": (
         "BindError",
         "Dim",

@@ -3,6 +3,8 @@ from exporter.asset import Asset as Asset
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
+from exporter.diagnosis import Report as Report
+from exporter.diagnosis import check as check
 from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
@@ -19,6 +21,7 @@ from exporter.errors import NoDerivativeError as NoDerivativeError
 from exporter.errors import NotBatchableError as NotBatchableError
 from exporter.errors import OptionError as OptionError
 from exporter.errors import PlacementError as PlacementError
+from exporter.errors import Problem as Problem
 from exporter.errors import RestoreError as RestoreError
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError
@@ -37,8 +40,8 @@ from exporter.staging.functions import function as function
 from exporter.staging.tracing import ConcreteFunction as ConcreteFunction
 from exporter.variable import Variable as Variable
 from exporter.verification import Comparison as Comparison
-from exporter.verification import Report as Report
 from exporter.verification import SampleResult as SampleResult
+from exporter.verification import VerificationReport as VerificationReport
 from exporter.verification import verify as verify
 from signatures.errors import BindError as BindError
 from signatures.errors import ExporterError as ExporterError

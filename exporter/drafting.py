@@ -3,7 +3,8 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,14 +13,18 @@ from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.manifest import digest_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import LoweringError, OptionError, TracingError
+from exporter.errors import LoweringError, OptionError, Problem, TracingError
 from exporter.progress import Progress, steps
 from exporter.pytrees import opened
+from exporter.staging.findings import Findings
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import Inputs, is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
+from exporter.staging.platforms import native
+from exporter.staging.probing import unstable
 from exporter.staging.state import restored
+from exporter.staging.suggestions import explained
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from signatures.arguments import REQUIRED, Parameter
 from signatures.dtypes import as_dtype, is_inexact
@@ -50,12 +55,15 @@ class SaveOptions:
       tags: names by which readers may ask for the artifact, as in `load(path, tags="serve")`.
       metadata: what else readers should know, as JSON has it: dicts, lists, text, numbers, flags
         and `None`. It is the loaded model's `metadata`.
+      custom_calls: the native functions that programs may call by name although nobody promises
+        that later releases have them. Who loads the artifact has to name them too.
     """
 
     max_constant_bytes: int = 2**20
     stablehlo_version: str = "oldest"
     debug_info: bool = False
     vjp_order: int = 0
+    custom_calls: tuple[str, ...] = ()
     function_aliases: Mapping[str, object] | None = None
     tags: Sequence[str] | None = None
     metadata: Mapping[str, object] | None = None
@@ -82,11 +90,18 @@ DEFAULT_OPTIONS = SaveOptions()
 
 @dataclass
 class Draft:
-    """The functions of an artifact, gathered before anything is written."""
+    """The functions of an artifact, gathered before anything is written.
+
+    Attributes:
+      findings: what stands in the way, raised or gathered.
+      broken: the functions that could not be traced, where such problems are gathered.
+    """
 
     graph: TrackedGraph
     platforms: tuple[str, ...] | None
     options: SaveOptions
+    findings: Findings = field(default_factory=Findings)
+    broken: set[object] = field(default_factory=set)
     functions: list[records.FunctionRecord] = field(default_factory=list)
     sources: list[ConcreteFunction | StoredConcrete] = field(default_factory=list)
     concrete: list[records.ConcreteRecord] = field(default_factory=list)
@@ -94,18 +109,21 @@ class Draft:
     bytecode: list[bytes] = field(default_factory=list)
     numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    _paths: dict[object, str] = field(default_factory=dict)
     _known: dict[object, list[int]] = field(default_factory=dict)
     _numbered: dict[int, int] = field(default_factory=dict)
 
     def add_function(self, function: object, path: str) -> int:
         """A function with each type of arguments it is saved for. Gives its number."""
+        self._paths.setdefault(function, path)
         indices = self.add_sources(function)
-        if not indices:
+        if not indices and function not in self.broken:
             warnings.warn(
                 f"{path} has no input_signature and was never called, so it will not be callable "
                 "when loaded. Decorate it with @exporter.function(input_signature=[...]), or call "
                 "it before saving.",
-                stacklevel=3,
+                stacklevel=4,
             )
         name, doc, parameters = _described(function)
         self.functions.append(
@@ -116,40 +134,74 @@ class Draft:
     def add_sources(self, function: object) -> list[int]:
         """The numbers of the concrete functions of a function, which is traced only once."""
         if function not in self._known:
-            self._known[function] = [self._add_source(s) for s in self._sources_of(function)]
+            path = self._paths.get(function) or _described(function)[0]
+            self._known[function] = []
+            before = self.findings.errors
+            with self.findings.of(path):
+                sources = self._sources_of(function, path)
+                self._known[function] = [self._add_source(source, path) for source in sources]
+            if self.findings.errors > before:
+                self.broken.add(function)
         return self._known[function]
 
-    def _add_source(self, source: ConcreteFunction | StoredConcrete) -> int:
+    def _add_source(self, source: ConcreteFunction | StoredConcrete, path: str) -> int:
         origin = source.origin if isinstance(source, StoredConcrete) else source
         if id(origin) not in self._numbered:
             self._numbered[id(origin)] = len(self.sources)
             self.sources.append(source)
+            self.paths.append(path)
         return self._numbered[id(origin)]
+
+    def first_source(self, function: object) -> int:
+        """The number of the one concrete function of a function, or -1 if it is broken."""
+        return -1 if function in self.broken else self.add_sources(function)[0]
 
     def named_sources(self, functions: Iterable[tuple[str, object]]) -> dict[str, int]:
         """The number of the concrete function of each signature."""
-        return {name: self.add_sources(function)[0] for name, function in functions}
+        return {name: self.first_source(function) for name, function in functions}
 
-    def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
+    def _sources_of(
+        self, function: object, path: str
+    ) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
             recorded = function.recorded_inputs()
             _refuse_lookalikes(function.name, recorded)
+            traced = []
             with restored(self.graph, function.name):
-                return [trace(function.subject, inputs, self.graph) for inputs in recorded]
+                for inputs in recorded:
+                    subject = function.subject
+                    explain = partial(
+                        explained, path=path, subject=subject, inputs=inputs, graph=self.graph
+                    )
+                    with self.findings.of(path, explain):
+                        traced.append(trace(subject, inputs, self.graph))
+            return traced
         if isinstance(function, ConcreteFunction):
             return [function]
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
         return stored.concrete
 
     def lower_all(self, progress: Progress | None = None) -> None:
-        """Number the variables, then make a program of each trace."""
+        """Number the variables, then make a program of each trace.
+
+        Raises:
+          LoweringError: with everything that stands in the way, in whatever function.
+        """
         self._number_variables()
-        for source in steps(self.sources, "lowering", progress):
-            if isinstance(source, ConcreteFunction):
-                programs = self._lower(source)
-            else:
-                programs = self._adopt(source)
+        refusals: list[LoweringError] = []
+        pairs = list(zip(self.sources, self.paths, strict=True))
+        for source, path in steps(pairs, "lowering", progress):
+            programs: list[int] = []
+            with self.findings.of(path):
+                if isinstance(source, ConcreteFunction):
+                    programs, refused = self._lower(source, path)
+                else:
+                    programs, refused = self._adopt(source, path)
+                refusals += refused
             self.concrete.append(_concrete_record(source, programs))
+        if refusals:
+            found = (problem for refusal in refusals for problem in refusal.problems)
+            raise LoweringError.of(found) from refusals[0].__cause__
 
     def _number_variables(self) -> None:
         """Each place gets the number of its variable: one array in two places is one variable.
@@ -174,7 +226,8 @@ class Draft:
                     by_array[id(variable.read())] = same
             self.numbers[key] = same
 
-    def _lower(self, source: ConcreteFunction) -> list[int]:
+    def _lower(self, source: ConcreteFunction, path: str) -> tuple[list[int], list[LoweringError]]:
+        """The programs of a trace, and what stands in the way of the others."""
         numbers: dict[int, int] = {}
         used = {i for variant in source.variants for i in (*variant.reads, *variant.writes)}
         for index in sorted(used):
@@ -182,20 +235,28 @@ class Draft:
             if variable.place.key not in self.numbers:
                 raise untracked(source.name, dotted(variable.path))
             numbers[index] = self.numbers[variable.place.key]
-        lowered = (
-            lower(
-                variant,
-                source.name,
-                self.platforms or ALL_PLATFORMS,
-                numbers=numbers,
-                target=self.options.stablehlo_version,
-                keep_locations=self.options.debug_info,
-                max_constant_bytes=self.options.max_constant_bytes,
-                vjp_order=self.options.vjp_order,
-            )
-            for variant in source.variants
-        )
-        return [self._add_lowered(program, source.name) for program in lowered]
+        programs: list[int] = []
+        refusals: list[LoweringError] = []
+        for variant in source.variants:
+            try:
+                program = lower(
+                    variant,
+                    source.name,
+                    self.platforms or ALL_PLATFORMS,
+                    numbers=numbers,
+                    target=self.options.stablehlo_version,
+                    keep_locations=self.options.debug_info,
+                    max_constant_bytes=self.options.max_constant_bytes,
+                    custom_calls=self.options.custom_calls,
+                    python_function=source.python_function,
+                    vjp_order=self.options.vjp_order,
+                )
+            except LoweringError as error:
+                error.problems = tuple(replace(one, function=path) for one in error.problems)
+                refusals.append(error)
+            else:
+                programs.append(self._add_lowered(program, source.name))
+        return programs, refusals
 
     def _add_lowered(self, program: LoweredProgram, name: str, order: int = 0) -> int:
         """The number of a program, which its derivatives follow."""
@@ -207,7 +268,8 @@ class Draft:
     def _link(self, number: int, derivative: int) -> None:
         self.programs[number] = records.replace(self.programs[number], vjp=derivative)
 
-    def _adopt(self, source: StoredConcrete) -> list[int]:
+    def _adopt(self, source: StoredConcrete, path: str) -> tuple[list[int], list[LoweringError]]:
+        """The programs of a loaded function as they are, and what keeps them from being saved."""
         if any(_lacks(program, self.options.vjp_order) for program in source.programs):
             warnings.warn(
                 f"{source.record.name} was loaded and keeps the derivatives it was saved with, "
@@ -215,10 +277,13 @@ class Draft:
                 "program. Save the original with that option.",
                 stacklevel=2,
             )
-        return [self._add_stored(program, source) for program in source.programs]
+        problems: list[Problem] = []
+        for program in source.programs:
+            problems += self._misfits(program.record, source.record.name, path)
+        programs = [self._add_stored(program, source) for program in source.programs]
+        return programs, [LoweringError.of(problems)] if problems else []
 
     def _add_stored(self, program: StoredProgram, source: StoredConcrete, order: int = 0) -> int:
-        self._check_platforms(program.record.platforms, source.record.name)
         record = records.replace(
             program.record,
             variables=[self._number_of(box, source) for box in program.variables],
@@ -230,14 +295,21 @@ class Draft:
             self._link(number, self._add_stored(program.derivative, source, order + 1))
         return number
 
-    def _check_platforms(self, stored: Sequence[str], name: str) -> None:
-        """A program that was loaded keeps its platforms: it cannot be lowered anew."""
-        missing = [p for p in self.platforms or () if p not in stored]
+    def _misfits(self, stored: records.ProgramRecord, name: str, path: str) -> Iterable[Problem]:
+        """What does not fit of a program that was loaded: it cannot be lowered anew."""
+        missing = tuple(p for p in self.platforms or () if p not in stored.platforms)
         if missing:
-            raise LoweringError(
-                f"{name} was loaded and has a program for {', '.join(stored)}, which cannot be "
-                f"made one for {', '.join(missing)}. Leave out platforms=, or save the original."
+            yield Problem(
+                "platform",
+                path,
+                f"{name} was loaded and has a program for {', '.join(stored.platforms)}, which "
+                f"cannot be made one for {', '.join(missing)}.",
+                "Leave out platforms=, or save the original.",
+                missing,
             )
+        calls = unstable(stored.custom_calls, self.options.custom_calls)
+        if calls:
+            yield replace(native(name, calls, calls), function=path)
 
     def _number_of(self, box: object, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)

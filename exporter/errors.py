@@ -28,8 +28,56 @@ ExporterError                       (from `signatures.errors`, with the errors o
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 from signatures.errors import ExporterError
+
+Kind = Literal[
+    "object",  # what the object holds cannot be followed or kept
+    "state",  # a function leaves state that was not there, or uses state of others
+    "code",  # the function itself raises
+    "dimension",  # it cannot be traced with the sizes that its specs leave open
+    "ranks",  # it cannot be traced with some numbers of axes
+    "signature",  # the inputs or signatures asked for cannot be
+    "callback",  # it calls Python while it runs
+    "print",  # it prints with jax.debug
+    "constant",  # it holds a large array that the object does not hold
+    "custom call",  # it calls native code that nobody vouches for
+    "platform",  # an operation has no lowering on a platform
+    "mesh",  # it is pinned to a number of devices
+    "program",  # it cannot be written at the version of StableHLO that was asked for
+    "option",  # what was asked of saving cannot be
+    "warning",  # saving would warn
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that stands in the way of saving an object, or that saving warns of.
+
+    Attributes:
+      kind: what sort of thing it is.
+      function: the path of the function it concerns, or `None` for the object as a whole.
+      message: what is wrong, in a sentence or more.
+      remedy: what to do about it.
+      platforms: the platforms it concerns, or none if it concerns them all.
+      inputs: what the function was traced with, as in `x: float32[n, 3]`, where that matters.
+      line: the file and line of the user's code, where it could be found.
+      is_error: whether saving fails.
+    """
+
+    kind: Kind
+    function: str | None
+    message: str
+    remedy: str = ""
+    platforms: tuple[str, ...] = ()
+    inputs: str | None = None
+    line: str | None = None
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
 
 
 class TrackingError(ExporterError, ValueError):
@@ -61,7 +109,27 @@ class InconclusiveSizesError(TracingError):
 
 
 class LoweringError(ExporterError, ValueError):
-    """A traced function cannot become a portable program."""
+    """A traced function cannot become a portable program.
+
+    Attributes:
+      problems: each thing that stands in its way.
+    """
+
+    def __init__(self, message: str, problems: Iterable[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> "LoweringError":
+        """One error for all of them, a line each. A remedy of several is told once, at the last."""
+        found = tuple(problems)
+        distinct = list({str(problem): problem for problem in found}.values())
+        following = [*(problem.remedy for problem in distinct[1:]), None]
+        lines = [
+            problem.message if problem.remedy == after else str(problem)
+            for problem, after in zip(distinct, following, strict=True)
+        ]
+        return cls("\n".join(lines), found)
 
 
 class OptionError(ExporterError, ValueError):

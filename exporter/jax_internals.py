@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -123,6 +122,61 @@ def _call_new_composites(module: ir.Module) -> None:
         for old, new in zip(operation.results, call.results, strict=True):
             old.replace_all_uses_with(new)
         operation.erase()
+
+
+def joined_text(texts: Sequence[str]) -> str:
+    """One module that runs the first of these on the first platform, and so on.
+
+    JAX lowers every branch of `jax.lax.platform_dependent` for every platform of a module, so that
+    a kernel with one platform stands in the way of the others. Modules lowered for a platform each
+    do not, and their main functions take and return the same.
+    """
+    with mlir.make_ir_context() as context, ir.Location.unknown(context):
+        modules = [ir.Module.parse(text) for text in texts]
+        for number, module in enumerate(modules):
+            _rename_symbols(module, f"_{number}")
+        whole, *others = modules
+        for other in others:
+            for operation in list(other.body.operations):
+                operation.operation.detach_from_parent()
+                whole.body.append(operation)
+        _add_dispatch(whole, [f"main_{number}" for number in range(len(texts))])
+        return mlir.module_to_string(whole)
+
+
+def _rename_symbols(module: ir.Module, suffix: str) -> None:
+    table = ir.SymbolTable(module.operation)
+    for operation in module.body.operations:
+        name = _text(operation.operation, "sym_name")
+        ir.SymbolTable.replace_all_symbol_uses(name, name + suffix, module.operation)
+        table.set_symbol_name(operation, name + suffix)
+        if _is_function(operation):
+            operation.attributes["sym_visibility"] = ir.StringAttr.get("private")
+
+
+def _add_dispatch(module: ir.Module, names: Sequence[str]) -> None:
+    """A main function that takes the number of the platform first and calls one of the others."""
+    first = ir.SymbolTable(module.operation)[names[0]]
+    kind = ir.FunctionType(ir.TypeAttr(first.attributes["function_type"]).value)
+    with ir.InsertionPoint.at_block_begin(module.body):
+        number = ir.RankedTensorType.get([], ir.IntegerType.get_signless(32))
+        main: Any = func.FuncOp("main", ([number, *kind.inputs], kind.results))
+        main.attributes["sym_visibility"] = ir.StringAttr.get("public")
+        told: dict[str, ir.Attribute] = {
+            "jax.global_constant": ir.StringAttr.get("_platform_index")
+        }
+        given = first.attributes.get("arg_attrs", None)
+        rest = list(ir.ArrayAttr(given)) if given else [ir.DictAttr.get({})] * len(kind.inputs)
+        main.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(told), *rest])
+    block = main.add_entry_block()
+    with ir.InsertionPoint(block):
+        index, *arguments = block.arguments
+        case = stablehlo.CaseOp(kind.results, index=index, num_branches=len(names))
+        for region, name in zip(case.regions, names, strict=True):
+            with ir.InsertionPoint(region.blocks.append()):
+                called = ir.FlatSymbolRefAttr.get(name)
+                stablehlo.return_(list(func.CallOp(kind.results, called, arguments).results))
+        func.ReturnOp(list(case.results))
 
 
 def _text(operation: ir.Operation, attribute: str) -> str:
@@ -404,10 +458,26 @@ def is_mapped(array: object) -> bool:
     return isinstance(array, batching.BatchTracer)
 
 
-def user_line(equation: jax.extend.core.JaxprEqn) -> str:
-    """The file and line of the user's code that an equation came from."""
-    frame = source_info_util.user_frame(equation.source_info.traceback)
-    return f"{frame.file_name}:{frame.start_line}" if frame else "an unknown line"
+def user_lines(equation: jax.extend.core.JaxprEqn) -> tuple[str | None, str | None]:
+    """The file and line that an equation came from: in the user's own code, and in any but JAX."""
+    frames = list(source_info_util.user_frames(equation.source_info.traceback))
+    own = [frame for frame in frames if is_users(frame.file_name)]
+    return _line_of(own), _line_of(frames)
+
+
+def _line_of(frames: Sequence[source_info_util.Frame]) -> str | None:
+    return f"{frames[0].file_name}:{frames[0].start_line}" if frames else None
+
+
+def passes_through(equation: jax.extend.core.JaxprEqn, package: str) -> bool:
+    """Whether an equation was made by the code of an installed package."""
+    frames = source_info_util.user_frames(equation.source_info.traceback)
+    return any(package in Path(frame.file_name).parts for frame in frames)
+
+
+def is_users(file: str) -> bool:
+    """Whether a file of code is the user's own: not of Python, of an installed package or ours."""
+    return not file.startswith(_INSTALLED)
 
 
 @contextmanager
@@ -426,7 +496,11 @@ def decided_comparisons() -> Iterator[None]:
 
     def decided(self: object, other: object) -> bool:
         answer = bool(equal(self, other))
-        if not answer and isinstance(other, int | kind) and _is_users(sys._getframe(1)):
+        if (
+            not answer
+            and isinstance(other, int | kind)
+            and is_users(sys._getframe(1).f_code.co_filename)
+        ):
             _refuse_if_unknown(self, other)
         return answer
 
@@ -435,10 +509,6 @@ def decided_comparisons() -> Iterator[None]:
         yield
     finally:
         kind.__eq__ = equal
-
-
-def _is_users(frame: FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith(_INSTALLED)
 
 
 def _refuse_if_unknown(one: Any, other: Any) -> None:

@@ -32,6 +32,7 @@ def load(
     only: str | Sequence[str] | None = None,
     skip_variables: bool = False,
     tags: str | Sequence[str] | None = None,
+    custom_calls: Sequence[str] = (),
 ) -> LoadedModel:
     """The model in the folder `path`. None of the code that made it is needed.
 
@@ -54,6 +55,8 @@ def load(
       skip_variables: whether variables stay without values. Using one is then an error until it is
         given a value, as in `model.variables = tree`.
       tags: names that the artifact must have been saved with, among others.
+      custom_calls: the native functions that programs may call by name although nobody promises
+        that they exist, for example kernels that this process has registered with `jax.ffi`.
 
     Raises:
       UnknownPartError: if `only` leads to nothing, listing where it could lead.
@@ -64,6 +67,7 @@ def load(
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
       PlacementError: if variables cannot be placed so, naming each.
     """
+    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
         place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
         folder = Path(path)
@@ -71,7 +75,14 @@ def load(
         check_tags(manifest, tags, folder)
         if only is not None:
             manifest = part_of(whole, [only] if isinstance(only, str) else only)
-        model = _load(folder, manifest, place, verify=verify, skip_variables=skip_variables)
+        model = _load(
+            folder,
+            manifest,
+            place,
+            verify=verify,
+            skip_variables=skip_variables,
+            custom_calls=vouched,
+        )
         model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
     return model
 
@@ -83,12 +94,15 @@ def _load(
     *,
     verify: bool,
     skip_variables: bool,
+    custom_calls: Sequence[str],
 ) -> LoadedModel:
     if verify:
         skipped = f"{VARIABLES}/" if skip_variables else None
         verify_files(folder, [one for one in manifest.files if not _is_below(one.path, skipped)])
     check_runtime(manifest, folder)
-    bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
+    bytecode = [
+        _read_program(folder, record, manifest, custom_calls) for record in manifest.programs
+    ]
     placement = place(manifest.variables)
     if skip_variables:
         variables = [_without_value(record) for record in manifest.variables]
@@ -125,7 +139,12 @@ def _without_value(record: records.VariableRecord) -> Variable:
     )
 
 
-def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
+def _read_program(
+    folder: Path,
+    record: records.ProgramRecord,
+    manifest: records.Manifest,
+    custom_calls: Sequence[str],
+) -> bytes:
     file = inside(folder, record.file)
     size = next(one.size for one in manifest.files if one.path == record.file)
     if not file.is_file():
@@ -134,5 +153,5 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
         bytecode = stream.read(size + 1)
     if len(bytecode) != size:
         raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
-    check_program(bytecode, file, record, manifest.variables)
+    check_program(bytecode, file, record, manifest.variables, custom_calls)
     return bytecode

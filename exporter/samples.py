@@ -198,7 +198,7 @@ def _plain(draft: Draft, index: int) -> jax.Array:
     return jnp.asarray(plain, None if isinstance(dtype, KeyType) else dtype)
 
 
-def kept(stored: StoredModel, draft: Draft, values_id: str) -> Iterator[Sample]:
+def kept(stored: StoredModel, draft: Draft, values_id: Callable[[], str]) -> Iterator[Sample]:
     """The samples of a loaded model whose functions are saved again, as they were recorded.
 
     They are what the original returned, so they hold only with the variables it had then. With
@@ -208,7 +208,7 @@ def kept(stored: StoredModel, draft: Draft, values_id: str) -> Iterator[Sample]:
         id(getattr(source, "origin", source)): number for number, source in enumerate(draft.sources)
     }
     found = [one for one in stored.samples if id(one.origin) in numbers]
-    if found and values_id != stored.values_id:
+    if found and values_id() != stored.values_id:
         warnings.warn(
             "the samples of the loaded model are not saved, since its variables have other values "
             "than when they were recorded. Pass samples= to record new ones, or samples={} for "

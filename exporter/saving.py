@@ -1,34 +1,33 @@
 """From an object to an artifact: the whole upper line of the map, on one page."""
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from exporter import choices
 from exporter.artifact import assets
 from exporter.artifact.layout import check_target, naming, staged
-from exporter.artifact.stored import StoredConcrete
-from exporter.artifact.variables import values_id
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TrackingError
 from exporter.labels import gather, stored_model
 from exporter.processes import is_first, together, told_by_first
 from exporter.progress import Progress, steps
+from exporter.resolution import Signatures, resolve
 from exporter.samples import Samples, calls_of, kept, take
+from exporter.staging.findings import Findings
 from exporter.staging.frameworks import forward_pass_of
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import check_target as check_stablehlo
 from exporter.staging.lowering import normalised_platforms
-from exporter.staging.state import check_value
-from exporter.staging.tracing import LOCK, ConcreteFunction, refuse_trace
-from exporter.staging.tracking import CARRIED, as_function, is_function, track
+from exporter.staging.state import check_values
+from exporter.staging.tracing import LOCK, refuse_trace
+from exporter.staging.tracking import CARRIED, track
 from exporter.writing import Contents, variables_of, write
 from signatures.errors import ResolveError
-from signatures.resolver import DEFAULT, Candidate, check_names, resolve_export
 
 # Names that a loaded model has for itself, beside the attributes of the saved object.
 RESERVED = (
@@ -40,9 +39,6 @@ RESERVED = (
     "function_aliases",
     "metadata",
 )
-
-# A function that can be named in `signatures=`, or the whole mapping.
-Signatures = object | Mapping[str, object]
 
 
 def save(
@@ -93,36 +89,106 @@ def save(
       ResolveError: if the signatures asked for cannot be.
       Exception: whatever a function raises while it is traced, with a note that names it.
     """
-    refuse_trace("save")
     with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
         with together("tracing its functions"):
             target = check_target(path, overwrite=overwrite)
-            chosen = None if platforms is None else normalised_platforms(platforms)
-            check_stablehlo(options.stablehlo_version)
             choices.check_progress(progress)
-            graph = _tracked(obj, input_signature, has_signatures=signatures is not None)
-            for variable in graph.variables:
-                check_value(variable)
-            files = assets.sources((dotted(one.path), one.asset.path) for one in graph.assets)
-            draft = Draft(graph, chosen, options)
-            for tracked in steps(graph.functions, "tracing", progress):
-                draft.add_function(tracked.function, dotted(tracked.path))
-            for node in graph.nodes:
-                draft.named_sources(node.signatures or ())
-            resolved, note = _resolve(obj, graph, signatures, draft)
-            stored = stored_model(obj)
-            labels = gather(draft, options, stored)
-            calls = [] if samples is None else calls_of(samples, draft, resolved)
-            draft.lower_all(progress)
-            variables = variables_of(draft)
-            values = values_id(*variables)
-            if samples is None and stored:
-                taken = list(kept(stored, draft, values))
-            else:
-                taken = list(take(calls, draft, progress))
-            contents = Contents(draft, resolved, note, labels, variables, values, files, taken)
+            contents = prepare(
+                obj,
+                signatures,
+                input_signature=input_signature,
+                platforms=platforms,
+                options=options,
+                samples=samples,
+                progress=progress,
+                findings=Findings(),
+            )
+            assert contents is not None, "what stands in the way was raised"
         with _staged_together(target, overwrite=overwrite) as folder, naming(target):
             write(folder, contents, progress)
+
+
+def prepare(
+    obj: object,
+    signatures: Signatures | None,
+    *,
+    input_signature: InputSignature | None,
+    platforms: Sequence[str] | None,
+    options: SaveOptions,
+    samples: Samples | None = None,
+    progress: Progress | None = None,
+    findings: Findings,
+) -> Contents | None:
+    """Everything that saving does before it writes.
+
+    Args:
+      obj: see `save`, as the following ones.
+      signatures: likewise.
+      input_signature: likewise.
+      platforms: likewise.
+      options: likewise.
+      samples: likewise.
+      progress: likewise.
+      findings: what stands in the way, raised or gathered. If it is gathered, each step is taken
+        whose own conditions are met.
+
+    Returns:
+      What is to be written, or `None` if something stands in the way.
+    """
+    chosen: tuple[str, ...] | None = None
+    found: list[TrackedGraph] = []
+    with findings.of(None):
+        refuse_trace("save")
+        chosen = None if platforms is None else normalised_platforms(platforms)
+    with findings.of(None):
+        check_stablehlo(options.stablehlo_version)
+    if findings.errors:
+        options = replace(options, stablehlo_version="oldest")
+    with findings.of(None):
+        found.append(_tracked(obj, input_signature, has_signatures=signatures is not None))
+    if not found:
+        return None
+    (graph,) = found
+    with findings.of(None):
+        check_values(graph.variables)
+    with findings.of(None):
+        files = assets.sources((dotted(one.path), one.asset.path) for one in graph.assets)
+    draft = _drafted(graph, chosen, options, findings, progress)
+    with findings.of(None):
+        for node in graph.nodes:
+            draft.named_sources(node.signatures or ())
+        resolved, note = resolve(obj, graph, signatures, draft)
+        stored = stored_model(obj)
+        labels = gather(draft, options, stored)
+        calls = [] if samples is None else calls_of(samples, draft, resolved)
+    with findings.of(None):
+        draft.lower_all(progress)
+    with findings.of(None):
+        variables = variables_of(draft)
+    if findings.errors:
+        return None
+    contents = Contents(draft, resolved, note, labels, variables, files)
+    if samples is None and stored:
+        taken = kept(stored, draft, lambda: contents.values_id)
+    else:
+        taken = take(calls, draft, progress)
+    return replace(contents, samples=tuple(taken))
+
+
+def _drafted(
+    graph: TrackedGraph,
+    platforms: tuple[str, ...] | None,
+    options: SaveOptions,
+    findings: Findings,
+    progress: Progress | None,
+) -> Draft:
+    """Every function of the graph, traced."""
+    draft = Draft(graph, platforms, options, findings)
+    for tracked in steps(graph.functions, "tracing", progress):
+        path = dotted(tracked.path)
+        with findings.of(path):
+            draft.add_function(tracked.function, path)
+    return draft
 
 
 @contextmanager
@@ -180,79 +246,3 @@ def _refuse_reserved(obj: object, graph: TrackedGraph) -> None:
             f"the object has an attribute {taken[0]!r}, which a loaded model has for itself. "
             "Rename it before saving."
         )
-
-
-def _resolve(
-    obj: object, graph: TrackedGraph, signatures: Signatures | None, draft: Draft
-) -> tuple[dict[str, int], str | None]:
-    """The concrete function of each signature, and what to tell those who miss one."""
-    if signatures is None and hasattr(type(obj), CARRIED):
-        carried, note = getattr(obj, CARRIED)
-        return draft.named_sources(carried.items()), note
-    if signatures is not None:
-        named = signatures if isinstance(signatures, Mapping) else {DEFAULT: signatures}
-        check_names(list(named))
-        return {n: _requested(n, as_function(f), draft) for n, f in named.items()}, None
-    candidates = []
-    seen = []
-    for name, index in graph.root_functions():
-        function = graph.functions[index].function
-        if function not in seen:
-            seen.append(function)
-            is_default = isinstance(function, Function) and function.is_default
-            problem = _problem(function, draft) or _nothing(function, draft)
-            candidates.append(Candidate(name, is_default, problem))
-    resolution = resolve_export(candidates)
-    if resolution.chosen is None:
-        warnings.warn(f"saved without a signature: {resolution.note}", stacklevel=3)
-        return {}, resolution.note
-    index = dict(graph.root_functions())[resolution.chosen]
-    return {DEFAULT: draft.add_sources(graph.functions[index].function)[0]}, None
-
-
-def _problem(function: object, draft: Draft) -> str | None:
-    """Why a function cannot be a signature, or `None`."""
-    if isinstance(function, Function) and function.input_signature is None:
-        return "it has no input_signature."
-    sources = draft.add_sources(function)
-    if len(sources) != 1:
-        return f"it was saved for {len(sources)} types of arguments."
-    source = draft.sources[sources[0]]
-    if isinstance(source, ConcreteFunction):
-        return source.signature_problem
-    return source.record.signature_problem
-
-
-_ADVICE = (
-    " Decorate it with @exporter.function(input_signature=[...]), or pass what its "
-    "get_concrete_function(...) returns."
-)
-
-
-def _nothing(function: object, draft: Draft) -> str | None:
-    """Why a function that may be a signature is not one by default, or `None`."""
-    source = draft.sources[draft.add_sources(function)[0]]
-    if isinstance(source, StoredConcrete):
-        return None if source.record.outputs else "it returns nothing."
-    return None if source.signature.outputs else "it returns nothing."
-
-
-def _requested(name: str, function: object, draft: Draft) -> int:
-    if not is_function(function):
-        raise ResolveError(
-            f"signatures= has {function!r} ({type(function).__name__}) for {name!r}. Expected a "
-            "method or function decorated with @exporter.function(input_signature=[...]), what "
-            "its get_concrete_function(...) returns, or a loaded signature."
-        )
-    if isinstance(function, Function) and function.lacks_self:
-        raise ResolveError(
-            f"signatures= has the method {function.name} for {name!r}, taken from its class and "
-            f"not from an object. Pass model.{function.name}."
-        )
-    problem = _problem(function, draft)
-    if problem is not None:
-        raise ResolveError(
-            f"{getattr(function, '__name__', function)} cannot be the signature {name!r}: {problem}"
-            f"{_ADVICE if problem.startswith(('it has no input', 'it was saved')) else ''}"
-        )
-    return draft.add_sources(function)[0]

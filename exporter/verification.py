@@ -107,7 +107,7 @@ class SampleResult:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """Every sample of an artifact, run again. It prints well.
 
     Attributes:
@@ -146,7 +146,7 @@ def verify(
     device: jax.Device | str | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-) -> Report:
+) -> VerificationReport:
     """Run the samples of an artifact and compare the results with those of the original.
 
     They run in the order in which they were taken, on variables as they were saved. Nothing is
@@ -178,7 +178,7 @@ def verify(
             _run(origin, number, rtol, atol) for number in range(len(origin.manifest.samples))
         )
     platform = place.platform if place else jax.default_backend()
-    return Report(Path(path), platform, results)
+    return VerificationReport(Path(path), platform, results)
 
 
 def _run(origin: Origin, number: int, rtol: float | None, atol: float | None) -> SampleResult:

@@ -4,6 +4,7 @@ import datetime as dt
 import platform as python_platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from exporter.artifact import assets, encoding, records
 from exporter.artifact.layout import MANIFEST, PROGRAMS, SAMPLES, digest_bytes, record_files
 from exporter.artifact.manifest import digest_of, encode
 from exporter.artifact.samples import Sample
-from exporter.artifact.variables import variable_record, write_variables
+from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import Draft
 from exporter.errors import TrackingError
 from exporter.labels import Labels
@@ -35,7 +36,6 @@ class Contents:
       note: what to tell those who miss a signature.
       labels: aliases, tags and metadata.
       variables: the manifest's entries and the arrays.
-      values_id: the content id of the variables.
       assets: the files to copy, in the order of the graph.
       samples: the samples.
     """
@@ -45,9 +45,13 @@ class Contents:
     note: str | None
     labels: Labels
     variables: tuple[list[records.VariableRecord], list[object]]
-    values_id: str
     assets: Sequence[assets.Source]
-    samples: Sequence[Sample]
+    samples: Sequence[Sample] = ()
+
+    @cached_property
+    def values_id(self) -> str:
+        """The content id of the variables. All processes ask for it together."""
+        return values_id(*self.variables)
 
 
 def variables_of(draft: Draft) -> tuple[list[records.VariableRecord], list[object]]:
@@ -76,6 +80,7 @@ def write(folder: Path, contents: Contents, progress: Progress | None) -> None:
     Of several processes each writes its part of the arrays, and the first all the rest.
     """
     paths = assets.named(contents.assets)
+    digest = contents.values_id
     parts: list[Callable[[], None]] = [lambda: write_variables(folder, *contents.variables)]
     if is_first():
         samples = [(sample.record.file, sample.data) for sample in contents.samples]
@@ -83,7 +88,7 @@ def write(folder: Path, contents: Contents, progress: Progress | None) -> None:
             lambda: _write_files(folder, PROGRAMS, _program_files(contents.draft)),
             lambda: assets.write_assets(folder, contents.assets, paths),
             lambda: _write_files(folder, SAMPLES, samples),
-            lambda: _write_manifest(folder, contents, paths),
+            lambda: _write_manifest(folder, contents, digest, paths),
         ]
     for step in steps(parts, "writing", progress):
         step()
@@ -101,7 +106,9 @@ def _write_files(folder: Path, name: str, files: Sequence[tuple[str, bytes]]) ->
         (folder / path).write_bytes(data)
 
 
-def _write_manifest(folder: Path, contents: Contents, assets_at: Sequence[str]) -> None:
+def _write_manifest(
+    folder: Path, contents: Contents, values: str, assets_at: Sequence[str]
+) -> None:
     draft, labels, entries = contents.draft, contents.labels, contents.variables[0]
     signatures = dict(contents.signatures)
     nodes = [_node_record(node, draft, assets_at) for node in draft.graph.nodes]
@@ -114,7 +121,7 @@ def _write_manifest(folder: Path, contents: Contents, assets_at: Sequence[str]) 
         producer=_producer(),
         content=records.Content(
             digest_of([digest_of(part) for part in parts]),
-            contents.values_id,
+            values,
         ),
         platforms=list(_common_platforms(draft)),
         stablehlo_version=max(

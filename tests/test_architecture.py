@@ -33,6 +33,7 @@ _SAVING = (
     "exporter.drafting",
     "exporter.labels",
     "exporter.samples",
+    "exporter.resolution",
 )
 
 # Each room and the rooms that it may import. A room is a module or a package; the longest name that
@@ -63,6 +64,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.choices",
         "exporter.progress",
+    ),
+    "exporter.resolution": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.drafting",
     ),
     "exporter.labels": (
         *_BASE,
@@ -103,6 +110,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.jax_internals",
         "exporter.staging",
         "exporter.artifact",
+    ),
+    # It takes the steps of saving up to the first that writes, so that both say the same.
+    "exporter.diagnosis": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.drafting",
+        "exporter.resolution",
+        "exporter.writing",
+        "exporter.saving",
     ),
     "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
     "exporter.verification": (

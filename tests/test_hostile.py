@@ -876,7 +876,8 @@ def test_a_program_that_is_no_file_is_refused_even_unverified(folder):
 UNREADABLE = "FOLDER/programs/nested.mlirbc is not a program that can be read: "
 UNKNOWN = (
     "FOLDER/programs/nested.mlirbc calls native code that is not on the list of stable custom "
-    "calls: {}. It is not loaded."
+    "calls: {0}. It is not loaded. If you trust it, and this process has that code, say so: "
+    "exporter.load(path, custom_calls=({0},))."
 )
 SAID = "and the manifest says (tensor<i32>, tensor<5xui4>, tensor<2xf32>)."
 WHOLE = (GOOD / "programs" / "nested.mlirbc").read_bytes()

@@ -16,7 +16,6 @@ from exporter.artifact.layout import VARIABLES
 from exporter.artifact.variables import tree_on_disk
 from exporter.checkpoints.tracked import Tracked
 from exporter.errors import CheckpointError
-from exporter.staging.state import check_value
 from exporter.staging.tracing import LOCK
 
 
@@ -35,8 +34,7 @@ class Snapshot:
           TrackingError: if one has no value that could be saved.
         """
         with LOCK:
-            for variable in tracked.variables.values():
-                check_value(variable)
+            check_values(tracked.variables.values())
             records = list(tracked.records().values())
             values = [variable.read() for variable in tracked.variables.values()]
             # Arrays of NumPy may be changed while Orbax writes.

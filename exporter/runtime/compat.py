@@ -78,9 +78,20 @@ def check_tags(manifest: Manifest, tags: str | Iterable[str] | None, folder: Pat
 
 
 def check_program(
-    bytecode: bytes, file: object, record: ProgramRecord, variables: Sequence[VariableRecord]
+    bytecode: bytes,
+    file: object,
+    record: ProgramRecord,
+    variables: Sequence[VariableRecord],
+    vouched: Sequence[str] = (),
 ) -> None:
     """Refuse a program that calls unknown native code, or is another one than the manifest says.
+
+    Args:
+      bytecode: the program.
+      file: where it lies, for messages.
+      record: what the manifest says of it.
+      variables: all variables of the manifest.
+      vouched: the native functions that the caller vouches for.
 
     Raises:
       UnsafeProgramError: naming the file and what it calls.
@@ -90,11 +101,13 @@ def check_program(
         facts = program_facts(bytecode)
     except ValueError as error:
         raise UnsafeProgramError(f"{file} is not a program that can be read: {error}") from error
-    unknown = [call for call in facts.custom_calls if call not in STABLE_CUSTOM_CALLS]
+    known = STABLE_CUSTOM_CALLS.union(vouched)
+    unknown = tuple(call for call in facts.custom_calls if call not in known)
     if unknown:
         raise UnsafeProgramError(
             f"{file} calls native code that is not on the list of stable custom calls: "
-            f"{', '.join(map(repr, unknown))}. It is not loaded."
+            f"{', '.join(map(repr, unknown))}. It is not loaded. If you trust it, and this process "
+            f"has that code, say so: exporter.load(path, custom_calls={unknown!r})."
         )
     mesh = tuple((axis.name, axis.size) for axis in record.mesh)
     if facts.mesh_axes != tuple(record.mesh_axes) or facts.mesh != mesh:

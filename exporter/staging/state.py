@@ -1,7 +1,7 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,27 +28,34 @@ def dtype_of(variable: TrackedVariable) -> DType:
     return as_dtype(dtype)
 
 
-def check_value(variable: TrackedVariable) -> None:
-    """Refuse a value that cannot be saved as it is.
+def check_values(variables: Iterable[TrackedVariable]) -> None:
+    """Refuse values that cannot be saved as they are.
 
     Raises:
-      TrackingError: naming a traced array that has outlived its trace, or a NumPy array whose
-        values do not fit the 32 bits that JAX makes of its 64. Fractions may be rounded.
+      TrackingError: naming each traced array that has outlived its trace, each whose buffer is
+        gone, and each NumPy array whose values do not fit the 32 bits that JAX makes of its 64.
+        Fractions may be rounded.
     """
+    found = [problem for variable in variables if (problem := _value_problem(variable))]
+    if found:
+        raise TrackingError("\n".join(found))
+
+
+def _value_problem(variable: TrackedVariable) -> str | None:
     value, dtype = variable.read(), dtype_of(variable)
     traced = isinstance(value, jax.core.Tracer)
     if isinstance(value, jax.Array) and not traced and value.is_deleted():
-        raise TrackingError(
+        return (
             f"{dotted(variable.path)} is an array whose buffer was deleted: it was donated to a "
             "compiled function. Assign what that function returned in its place."
         )
     if traced:
-        raise TrackingError(
+        return (
             f"{dotted(variable.path)} is a traced array without a value: it was assigned under "
             "jax.jit, jax.grad or the like and has outlived the trace. Assign it an array."
         )
     if not isinstance(value, np.ndarray) or isinstance(dtype, KeyType) or value.dtype == dtype:
-        return
+        return None
     with np.errstate(all="ignore"):
         narrow = value.astype(dtype)
         whole = value.dtype.kind in "iu"
@@ -58,11 +65,12 @@ def check_value(variable: TrackedVariable) -> None:
             else not (np.isinf(narrow) ^ np.isinf(value)).any()
         )
     if not same:
-        raise TrackingError(
+        return (
             f"{dotted(variable.path)} is a NumPy array of {value.dtype.name} with values that "
             f"{dtype.name} cannot hold, and JAX computes with {dtype.name} here. Call "
             "jax.config.update('jax_enable_x64', True) first, or hold smaller values."
         )
+    return None
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class ConcreteFunction:
       variants: the traces.
       untraced: the numbers of axes with which it cannot be traced, and why.
       notes: what the reader of a report should know.
+      python_function: what was traced, for messages that name what it holds.
     """
 
     name: str
@@ -125,6 +126,7 @@ class ConcreteFunction:
     variants: tuple[Variant, ...]
     untraced: tuple[tuple[tuple[int, ...], str], ...] = ()
     notes: tuple[str, ...] = ()
+    python_function: Callable[..., object] | None = None
 
     # Marks the class as one whose instances are saved as functions.
     __exporter_stored__ = None
@@ -243,6 +245,7 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
         variants=variants,
         untraced=tuple(untraced),
         notes=tuple(dict.fromkeys(one.note for one in traced if one.note)),
+        python_function=subject.call,
     )
 
 
