@@ -16,6 +16,7 @@ from exporter.artifact.layout import VARIABLES
 from exporter.artifact.variables import tree_on_disk
 from exporter.checkpoints.tracked import Tracked
 from exporter.errors import CheckpointError
+from exporter.staging.state import check_values
 from exporter.staging.tracing import LOCK
 
 
