@@ -543,6 +543,65 @@ def test_what_is_built_otherwise_is_refused_and_put_back(make, change, place, pr
         assert not any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(model.held))
 
 
+class Target:
+    def __init__(self, make):
+        self.online = {"layer": Layer(jnp.ones(2))}
+        self.target = make(self.online["layer"])
+
+    @function(input_signature=[PAIR])
+    def learn(self, x):
+        self.online = jax.tree.map(lambda one: one + x, self.online)
+        return self.target.weight
+
+
+def test_a_copy_keeps_its_arrays_when_what_it_was_copied_from_is_replaced(reload):
+    original = Target(lambda layer: jax.tree.map(lambda leaf: leaf, layer))
+    loaded = reload(original)
+    for _ in range(2):
+        for model in (original, loaded):
+            np.testing.assert_array_equal(model.learn(X), [1, 1])
+    for model in (original, loaded):
+        np.testing.assert_array_equal(model.online["layer"].weight, 1 + 2 * X)
+        np.testing.assert_array_equal(model.target.weight, [1, 1])
+
+
+def test_trees_that_change_places_or_move_on_do_not_mix(reload):
+    class Moves:
+        def __init__(self):
+            self.online, self.target = Layer({"w": jnp.ones(2)}), Layer({"w": jnp.zeros(2)})
+            self.left, self.right = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
+
+        @function(input_signature=[PAIR])
+        def run(self, x):
+            self.target = self.online
+            self.online = jax.tree.map(lambda one: one + x, self.online)
+            self.left, self.right = self.right, self.left
+            return self.target.weight["w"], self.left["w"]
+
+    original, plain = Moves(), Moves()
+    loaded = reload(original, {})
+    for _ in range(3):
+        wanted = plain.run.call(X)
+        for model in (original, loaded):
+            for left, right in zip(model.run(X), wanted, strict=True):
+                np.testing.assert_array_equal(left, right)
+
+
+def test_replacing_what_is_also_held_elsewhere_is_refused(tmp_path):
+    model = Target(lambda layer: layer)
+    for attempt, prefix in (
+        (lambda: exporter.save(model, tmp_path / "m", platforms=("cpu",)), ""),
+        (lambda: model.learn(X), "self."),
+    ):
+        with pytest.raises(StateError) as refused:
+            attempt()
+        assert str(refused.value) == (
+            f"the function replaces {prefix}online, which {prefix}target holds too and would lose "
+            "its own arrays. Give that a copy before saving: jax.tree.map(lambda leaf: leaf, ...)."
+        )
+        np.testing.assert_array_equal(model.online["layer"].weight, [1, 1])
+
+
 def test_an_array_of_another_shape_in_a_node_is_refused(tmp_path):
     model = holding(lambda: Stack(X), lambda self, x: set_held(self, Stack(x[:1])))
     with pytest.raises(StateError) as refused:

@@ -5,12 +5,13 @@ was, and `self.layer = equinox.tree_at(...)` a new object. If both are built ali
 the new one are the new values of the old one's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from exporter.pytrees import Branch, branch_of, is_registered
 from exporter.staging.registered import attributes_of, data_of, is_array, is_box, parts_of
-from exporter.staging.slots import put
+from exporter.staging.slots import put_item
 from exporter.variable import Variable
 from signatures.tree import Scalar
 
@@ -52,31 +53,52 @@ def difference(old: object, new: object) -> Difference | None:
     return None
 
 
-def take_over(old: Any, new: Any, *, inside: bool = False) -> object:
+# Something to be done once all that is to be done is known.
+Write = Callable[[], None]
+
+
+def take_over(old: Any, new: Any, writes: list[Write], *, inside: bool = False) -> object:
     """What holds the arrays of `new` in the place of `old`. `is_update` holds for the two.
 
     That is `old` itself with other arrays in it, unless it is made anew to change it.
+
+    Args:
+      old: the tree that was there.
+      new: the tree that was put there.
+      writes: gets what gives `old` the arrays that `new` holds now. Two trees may change places,
+        so nothing is written before all of them are looked at.
+      inside: whether `old` stands in an object that is made anew.
     """
     if old is new:
         return old
     if isinstance(old, Variable):
-        old.value = new
+        value = new.value if isinstance(new, Variable) else new
+        writes.append(partial(setattr, old, "value", value))
         return old
     parts = parts_of(old, inside=inside)
+    inside = parts is not None and (inside or is_registered(old))
+    if parts is None and not is_tree(old):
+        return new if is_array(old) else old
+    pairs = list(_pairs(old, new))
+    items = [take_over(before, after, writes, inside=inside) for _, before, after in pairs]
     if parts is not None:
-        inside = inside or is_registered(old)
-        items = [take_over(before, after, inside=inside) for _, before, after in _pairs(old, new)]
         kept = all(item is before for item, before in zip(items, parts.children, strict=True))
         return old if kept else parts.rebuild(items)
-    if isinstance(old, list | dict):
-        for key, before, after in _pairs(old, new):
-            old[key] = take_over(before, after)
-        return old
-    if is_tree(old):
-        for name, before, after in _pairs(old, new):
-            put(old, name, take_over(before, after))
-        return old
-    return new if is_array(old) else old
+    for (key, _, _), item in zip(pairs, items, strict=True):
+        writes.append(partial(put_item, old, key, item))
+    return old
+
+
+def changed_by(old: Any, new: Any, *, inside: bool = False) -> Iterator[object]:
+    """The objects, lists and dicts that `take_over` gives other arrays, not new ones."""
+    if old is new or not is_tree(old):
+        return
+    parts = parts_of(old, inside=inside)
+    if parts is None:
+        yield old
+    inside = parts is not None and (inside or is_registered(old))
+    for _, before, after in _pairs(old, new):
+        yield from changed_by(before, after, inside=inside)
 
 
 def _shape_difference(old: Any, new: Any) -> str | None:

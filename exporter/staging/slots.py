@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,14 @@ def put(owner: object, name: str, value: object) -> None:
         fields[name] = value
     else:
         object.__setattr__(owner, name, value)
+
+
+def put_item(holder: Any, key: Any, value: object) -> None:
+    """Set an item of a list or dict, or an attribute of anything else likewise."""
+    if isinstance(holder, list | dict):
+        holder[key] = value
+    else:
+        put(holder, key, value)
 
 
 def remove(owner: object, name: str) -> None:

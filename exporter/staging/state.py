@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -11,10 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from exporter.errors import StateError, TrackingError
-from exporter.staging.containers import Difference, difference, is_tree, is_update, take_over
+from exporter.staging.containers import (
+    Difference,
+    Write,
+    changed_by,
+    difference,
+    is_tree,
+    is_update,
+    take_over,
+)
 from exporter.staging.graph import Path, TrackedGraph, TrackedVariable, dotted
 from exporter.staging.registered import attributes_of, split, way_to_array
-from exporter.staging.slots import put, remove, swapped
+from exporter.staging.slots import put_item, remove, swapped
 from exporter.variable import Variable, get_raw, only
 from signatures.dtypes import DType, KeyType, as_dtype
 from signatures.tree import parts
@@ -205,10 +214,7 @@ def restored(graph: TrackedGraph, function: str) -> Iterator[None]:
     finally:
         for path, holder, old in before:
             changed += [dotted((*path, key)) for key in _changed(old, _items(holder))]  # type: ignore[arg-type]
-            if isinstance(holder, list):
-                holder[:] = old.values()
-            else:
-                _restore(holder, old)
+            _restore(holder, old)
     if changed:
         warnings.warn(
             f"{function} changes {', '.join(changed)}, which the saved function will not: only "
@@ -231,22 +237,74 @@ def _changed(old: dict[object, object], new: dict[object, object]) -> list[objec
 
 
 def _restore(holder: object, old: dict[Any, object]) -> None:
+    if isinstance(holder, list):
+        holder[:] = old.values()
+        return
     now = _items(holder)
     for key in [key for key in now if key not in old]:
         _delete(holder, key)
     for key, value in old.items():
         if key not in now or now[key] is not value:
-            _set(holder, key, value)
+            put_item(holder, key, value)
 
 
-def _settle(before: Sequence[tuple[Path, object, dict[object, object]]]) -> None:
-    for _, holder, old in before:
-        for key, value in _items(holder).items():
-            if value is not old.get(key) and is_update(old.get(key), value):
-                _set(holder, key, take_over(old[key], value))
+# Each object, list and dict with its path and what it held before.
+_Before = Sequence[tuple[Path, Any, dict[Any, object]]]
 
 
-def _items(holder: object) -> dict[object, object]:
+def _settle(before: _Before) -> None:
+    """Put trees that were replaced by others built alike back, with the arrays of the others."""
+    updates = [
+        ((*path, key), holder, key, old[key], value)
+        for path, holder, old in before
+        for key, value in _items(holder).items()
+        if value is not old.get(key) and is_update(old.get(key), value)
+    ]
+    changed: set[int] = set()
+    for path, _, _, old_value, value in updates:
+        nodes = {id(node) for node in changed_by(old_value, value)}
+        _refuse_shared(path, nodes, before)
+        changed |= nodes
+    writes: list[Write] = []
+    for _, holder, key, old_value, value in updates:
+        if id(holder) not in changed:  # its arrays are those of what it was replaced by
+            kept = take_over(old_value, value, writes)
+            writes.append(partial(put_item, holder, key, kept))
+    for write in writes:
+        write()
+
+
+def _refuse_shared(path: Path, changed: set[int], before: _Before) -> None:
+    """Refuse to give other arrays to what is also held elsewhere, where it was not replaced.
+
+    Raises:
+      StateError: naming both places.
+    """
+    for way, holder, old in before if changed else ():
+        for key, value in () if id(holder) in changed else _items(holder).items():
+            both = (value, old.get(key))
+            if (*way, key) != path and all(
+                any(id(item) in changed for item in _in_tuples(one)) for one in both
+            ):
+                for _, one, items in before:
+                    _restore(one, items)
+                raise StateError(
+                    f"the function replaces {dotted(path)}, which {dotted((*way, key))} holds too "
+                    "and would lose its own arrays. Give that a copy before saving: "
+                    "jax.tree.map(lambda leaf: leaf, ...)."
+                )
+
+
+def _in_tuples(value: object) -> Iterator[object]:
+    """The value, or what a tuple of tuples holds."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _in_tuples(item)
+    else:
+        yield value
+
+
+def _items(holder: object) -> dict[Any, object]:
     if isinstance(holder, list):
         return dict(enumerate(holder))
     found: dict[Any, object] = holder if isinstance(holder, dict) else attributes_of(holder)
@@ -267,14 +325,14 @@ def _refuse_strays(
             _put_back(holder, key, old)
             if isinstance(old.get(key), Variable):
                 raise StateError(
-                    f"{dotted((*path, key))} is a Variable: assign its value, as in "  # type: ignore[arg-type]
-                    f"{dotted((*path, key))}.value = ..."  # type: ignore[arg-type]
+                    f"{dotted((*path, key))} is a Variable: assign its value, as in "
+                    f"{dotted((*path, key))}.value = ..."
                 )
             found = difference(old[key], value) if is_tree(old.get(key)) else None
             if found and is_tree(value):
-                raise StateError(_replaced((*path, key), found))  # type: ignore[arg-type]
+                raise StateError(_replaced((*path, key), found))
             raise StateError(
-                f"the function leaves an array at {dotted((*path, key))}, where none was before. "  # type: ignore[arg-type]
+                f"the function leaves an array at {dotted((*path, key))}, where none was before. "
                 "State must exist before it is saved: assign an array of the right shape and dtype "
                 "there first."
             )
@@ -282,16 +340,9 @@ def _refuse_strays(
 
 def _put_back(holder: object, key: object, old: dict[object, object]) -> None:
     if key in old:
-        _set(holder, key, old[key])
+        put_item(holder, key, old[key])
     else:
         _delete(holder, key)
-
-
-def _set(holder: Any, key: Any, value: object) -> None:
-    if isinstance(holder, list | dict):
-        holder[key] = value
-    else:
-        put(holder, key, value)
 
 
 def _delete(holder: Any, key: Any) -> None:
