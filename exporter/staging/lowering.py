@@ -201,8 +201,8 @@ def _lowered(flat: FlatFunction, job: _Job) -> tuple[LoweredProgram, list[jax.Sh
 
     call.__name__ = call.__qualname__ = flat.name
     jitted = jax.jit(call)
+    traced = jitted.trace(*flat.structs)
     try:
-        traced = jitted.trace(*flat.structs)
         exported = export.export(jitted, platforms=job.platforms)(*flat.structs)
     except (ValueError, NotImplementedError, KeyError) as error:
         raise _cannot_lower(error, job.variant, flat.name, job.platforms) from error
