@@ -110,6 +110,7 @@ def loops(function, *arguments):
 
 
 KEYS = jax.random.split(jax.random.key(0), 5)
+MOVED = {"scaled": 1, "shared": 0, "y": [1, 0]}
 SCALE, Y = jnp.arange(5.0), X[:, :, 0]
 
 
