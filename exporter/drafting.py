@@ -2,20 +2,29 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
+from exporter import choices
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
+from exporter.artifact.manifest import digest_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import LoweringError
+from exporter.errors import LoweringError, OptionError, Problem, TracingError
+from exporter.progress import Progress, steps
+from exporter.pytrees import opened
+from exporter.staging.findings import Findings
 from exporter.staging.functions import Function
 from exporter.staging.graph import TrackedGraph, dotted
-from exporter.staging.inputs import is_array_like
+from exporter.staging.inputs import Inputs, is_array_like
 from exporter.staging.lowering import ALL_PLATFORMS, LoweredProgram, lower
+from exporter.staging.platforms import native
+from exporter.staging.probing import unstable
 from exporter.staging.state import restored
+from exporter.staging.suggestions import explained
 from exporter.staging.tracing import ConcreteFunction, trace, untracked
 from signatures.arguments import REQUIRED, Parameter
 from signatures.dtypes import as_dtype, is_inexact
@@ -29,6 +38,8 @@ _ORDERS = (0, 1, 2)
 class SaveOptions:
     """How an artifact is written.
 
+    A loaded model that is saved again keeps its aliases, tags and metadata where they are `None`.
+
     Attributes:
       max_constant_bytes: the largest array that may be part of a program because a function uses
         it and the object does not hold it.
@@ -39,16 +50,36 @@ class SaveOptions:
       vjp_order: how often functions can be differentiated once they are loaded: 0, 1 for gradients,
         2 for gradients of gradients. Each order adds a program about twice as large as the one
         before. A function without a derivative is saved without one, with a warning.
+      function_aliases: functions by names of your choice, found in the loaded model's mapping of
+        that name. They need not be attached to the object.
+      tags: names by which readers may ask for the artifact, as in `load(path, tags="serve")`.
+      metadata: what else readers should know, as JSON has it: dicts, lists, text, numbers, flags
+        and `None`. It is the loaded model's `metadata`.
+      custom_calls: the native functions that programs may call by name although nobody promises
+        that later releases have them. Who loads the artifact has to name them too.
     """
 
     max_constant_bytes: int = 2**20
     stablehlo_version: str = "oldest"
     debug_info: bool = False
     vjp_order: int = 0
+    custom_calls: tuple[str, ...] = ()
+    function_aliases: Mapping[str, object] | None = None
+    tags: Sequence[str] | None = None
+    metadata: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
+        choices.check_bytes("max_constant_bytes", self.max_constant_bytes)
+        choices.check_text("stablehlo_version", self.stablehlo_version)
+        choices.check_flag("debug_info", self.debug_info)
+        if self.function_aliases is not None:
+            choices.check_names("function_aliases", self.function_aliases)
+        if self.tags is not None:
+            choices.as_tags(self.tags)
+        if self.metadata is not None:
+            choices.as_json("metadata", self.metadata)
         if self.vjp_order not in _ORDERS:
-            raise LoweringError(
+            raise OptionError(
                 f"vjp_order={self.vjp_order!r} is not one of {', '.join(map(str, _ORDERS))}: how "
                 "often functions can be differentiated once they are loaded."
             )
@@ -59,11 +90,18 @@ DEFAULT_OPTIONS = SaveOptions()
 
 @dataclass
 class Draft:
-    """The functions of an artifact, gathered before anything is written."""
+    """The functions of an artifact, gathered before anything is written.
+
+    Attributes:
+      findings: what stands in the way, raised or gathered.
+      broken: the functions that could not be traced, where such problems are gathered.
+    """
 
     graph: TrackedGraph
     platforms: tuple[str, ...] | None
     options: SaveOptions
+    findings: Findings = field(default_factory=Findings)
+    broken: set[object] = field(default_factory=set)
     functions: list[records.FunctionRecord] = field(default_factory=list)
     sources: list[ConcreteFunction | StoredConcrete] = field(default_factory=list)
     concrete: list[records.ConcreteRecord] = field(default_factory=list)
@@ -71,62 +109,99 @@ class Draft:
     bytecode: list[bytes] = field(default_factory=list)
     numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    _paths: dict[object, str] = field(default_factory=dict)
     _known: dict[object, list[int]] = field(default_factory=dict)
     _numbered: dict[int, int] = field(default_factory=dict)
 
-    def add_function(self, function: object, path: str) -> None:
-        """A function of the object tree, with each type of arguments it is saved for."""
+    def add_function(self, function: object, path: str) -> int:
+        """A function with each type of arguments it is saved for. Gives its number."""
+        self._paths.setdefault(function, path)
         indices = self.add_sources(function)
-        if not indices:
+        if not indices and function not in self.broken:
             warnings.warn(
                 f"{path} has no input_signature and was never called, so it will not be callable "
                 "when loaded. Decorate it with @exporter.function(input_signature=[...]), or call "
                 "it before saving.",
-                stacklevel=3,
+                stacklevel=4,
             )
         name, doc, parameters = _described(function)
         self.functions.append(
             records.FunctionRecord(name, list(map(_parameter_record, parameters)), indices, doc)
         )
+        return len(self.functions) - 1
 
     def add_sources(self, function: object) -> list[int]:
         """The numbers of the concrete functions of a function, which is traced only once."""
         if function not in self._known:
-            self._known[function] = [self._add_source(s) for s in self._sources_of(function)]
+            path = self._paths.get(function) or _described(function)[0]
+            self._known[function] = []
+            before = self.findings.errors
+            with self.findings.of(path):
+                sources = self._sources_of(function, path)
+                self._known[function] = [self._add_source(source, path) for source in sources]
+            if self.findings.errors > before:
+                self.broken.add(function)
         return self._known[function]
 
-    def _add_source(self, source: ConcreteFunction | StoredConcrete) -> int:
+    def _add_source(self, source: ConcreteFunction | StoredConcrete, path: str) -> int:
         origin = source.origin if isinstance(source, StoredConcrete) else source
         if id(origin) not in self._numbered:
             self._numbered[id(origin)] = len(self.sources)
             self.sources.append(source)
+            self.paths.append(path)
         return self._numbered[id(origin)]
+
+    def first_source(self, function: object) -> int:
+        """The number of the one concrete function of a function, or -1 if it is broken."""
+        return -1 if function in self.broken else self.add_sources(function)[0]
 
     def named_sources(self, functions: Iterable[tuple[str, object]]) -> dict[str, int]:
         """The number of the concrete function of each signature."""
-        return {name: self.add_sources(function)[0] for name, function in functions}
+        return {name: self.first_source(function) for name, function in functions}
 
-    def _sources_of(self, function: object) -> Sequence[ConcreteFunction | StoredConcrete]:
+    def _sources_of(
+        self, function: object, path: str
+    ) -> Sequence[ConcreteFunction | StoredConcrete]:
         if isinstance(function, Function):
+            recorded = function.recorded_inputs()
+            _refuse_lookalikes(function.name, recorded)
+            traced = []
             with restored(self.graph, function.name):
-                return [
-                    trace(function.subject, inputs, self.graph)
-                    for inputs in function.recorded_inputs()
-                ]
+                for inputs in recorded:
+                    subject = function.subject
+                    explain = partial(
+                        explained, path=path, subject=subject, inputs=inputs, graph=self.graph
+                    )
+                    with self.findings.of(path, explain):
+                        traced.append(trace(subject, inputs, self.graph))
+            return traced
         if isinstance(function, ConcreteFunction):
             return [function]
         stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
         return stored.concrete
 
-    def lower_all(self) -> None:
-        """Number the variables, then make a program of each trace."""
+    def lower_all(self, progress: Progress | None = None) -> None:
+        """Number the variables, then make a program of each trace.
+
+        Raises:
+          LoweringError: with everything that stands in the way, in whatever function.
+        """
         self._number_variables()
-        for source in self.sources:
-            if isinstance(source, ConcreteFunction):
-                programs = self._lower(source)
-            else:
-                programs = self._adopt(source)
+        refusals: list[LoweringError] = []
+        pairs = list(zip(self.sources, self.paths, strict=True))
+        for source, path in steps(pairs, "lowering", progress):
+            programs: list[int] = []
+            with self.findings.of(path):
+                if isinstance(source, ConcreteFunction):
+                    programs, refused = self._lower(source, path)
+                else:
+                    programs, refused = self._adopt(source, path)
+                refusals += refused
             self.concrete.append(_concrete_record(source, programs))
+        if refusals:
+            found = (problem for refusal in refusals for problem in refusal.problems)
+            raise LoweringError.of(found) from refusals[0].__cause__
 
     def _number_variables(self) -> None:
         """Each place gets the number of its variable: one array in two places is one variable.
@@ -151,7 +226,8 @@ class Draft:
                     by_array[id(variable.read())] = same
             self.numbers[key] = same
 
-    def _lower(self, source: ConcreteFunction) -> list[int]:
+    def _lower(self, source: ConcreteFunction, path: str) -> tuple[list[int], list[LoweringError]]:
+        """The programs of a trace, and what stands in the way of the others."""
         numbers: dict[int, int] = {}
         used = {i for variant in source.variants for i in (*variant.reads, *variant.writes)}
         for index in sorted(used):
@@ -159,20 +235,28 @@ class Draft:
             if variable.place.key not in self.numbers:
                 raise untracked(source.name, dotted(variable.path))
             numbers[index] = self.numbers[variable.place.key]
-        lowered = (
-            lower(
-                variant,
-                source.name,
-                self.platforms or ALL_PLATFORMS,
-                numbers=numbers,
-                target=self.options.stablehlo_version,
-                keep_locations=self.options.debug_info,
-                max_constant_bytes=self.options.max_constant_bytes,
-                vjp_order=self.options.vjp_order,
-            )
-            for variant in source.variants
-        )
-        return [self._add_lowered(program, source.name) for program in lowered]
+        programs: list[int] = []
+        refusals: list[LoweringError] = []
+        for variant in source.variants:
+            try:
+                program = lower(
+                    variant,
+                    source.name,
+                    self.platforms or ALL_PLATFORMS,
+                    numbers=numbers,
+                    target=self.options.stablehlo_version,
+                    keep_locations=self.options.debug_info,
+                    max_constant_bytes=self.options.max_constant_bytes,
+                    custom_calls=self.options.custom_calls,
+                    python_function=source.python_function,
+                    vjp_order=self.options.vjp_order,
+                )
+            except LoweringError as error:
+                error.problems = tuple(replace(one, function=path) for one in error.problems)
+                refusals.append(error)
+            else:
+                programs.append(self._add_lowered(program, source.name))
+        return programs, refusals
 
     def _add_lowered(self, program: LoweredProgram, name: str, order: int = 0) -> int:
         """The number of a program, which its derivatives follow."""
@@ -184,7 +268,8 @@ class Draft:
     def _link(self, number: int, derivative: int) -> None:
         self.programs[number] = records.replace(self.programs[number], vjp=derivative)
 
-    def _adopt(self, source: StoredConcrete) -> list[int]:
+    def _adopt(self, source: StoredConcrete, path: str) -> tuple[list[int], list[LoweringError]]:
+        """The programs of a loaded function as they are, and what keeps them from being saved."""
         if any(_lacks(program, self.options.vjp_order) for program in source.programs):
             warnings.warn(
                 f"{source.record.name} was loaded and keeps the derivatives it was saved with, "
@@ -192,10 +277,13 @@ class Draft:
                 "program. Save the original with that option.",
                 stacklevel=2,
             )
-        return [self._add_stored(program, source) for program in source.programs]
+        problems: list[Problem] = []
+        for program in source.programs:
+            problems += self._misfits(program.record, source.record.name, path)
+        programs = [self._add_stored(program, source) for program in source.programs]
+        return programs, [LoweringError.of(problems)] if problems else []
 
     def _add_stored(self, program: StoredProgram, source: StoredConcrete, order: int = 0) -> int:
-        self._check_platforms(program.record.platforms, source.record.name)
         record = records.replace(
             program.record,
             variables=[self._number_of(box, source) for box in program.variables],
@@ -207,14 +295,21 @@ class Draft:
             self._link(number, self._add_stored(program.derivative, source, order + 1))
         return number
 
-    def _check_platforms(self, stored: Sequence[str], name: str) -> None:
-        """A program that was loaded keeps its platforms: it cannot be lowered anew."""
-        missing = [p for p in self.platforms or () if p not in stored]
+    def _misfits(self, stored: records.ProgramRecord, name: str, path: str) -> Iterable[Problem]:
+        """What does not fit of a program that was loaded: it cannot be lowered anew."""
+        missing = tuple(p for p in self.platforms or () if p not in stored.platforms)
         if missing:
-            raise LoweringError(
-                f"{name} was loaded and has a program for {', '.join(stored)}, which cannot be "
-                f"made one for {', '.join(missing)}. Leave out platforms=, or save the original."
+            yield Problem(
+                "platform",
+                path,
+                f"{name} was loaded and has a program for {', '.join(stored.platforms)}, which "
+                f"cannot be made one for {', '.join(missing)}.",
+                "Leave out platforms=, or save the original.",
+                missing,
             )
+        calls = unstable(stored.custom_calls, self.options.custom_calls)
+        if calls:
+            yield replace(native(name, calls, calls), function=path)
 
     def _number_of(self, box: object, source: StoredConcrete) -> int:
         key = ("variable", id(box), 0)
@@ -249,6 +344,22 @@ def _lacks(program: StoredProgram, order: int) -> bool:
     return program.derivative is None or _lacks(program.derivative, order - 1)
 
 
+def _refuse_lookalikes(name: str, recorded: Sequence[Inputs]) -> None:
+    """Refuse two types of arguments that an artifact would not tell apart."""
+    seen = set()
+    for inputs in recorded:
+        parts = [[key, encoding.part_of(part)] for key, part in inputs.arguments.items()]
+        key = digest_of([parts, [repr(spec) for spec in inputs.specs]])
+        if key in seen:
+            shown = ", ".join(f"{spec.name}: {spec}" for spec in inputs.specs)
+            raise TracingError(
+                f"{name} was called with two types of arguments that cannot be told apart once "
+                f"they are saved: ({shown}). They differ in what only their classes know, such as "
+                "a function that an object holds. Make two functions of it, or pass a name instead."
+            )
+        seen.add(key)
+
+
 def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
     if isinstance(function, Function):
         return function.subject.name, function.subject.doc, function.subject.parameters
@@ -261,7 +372,7 @@ def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
 def _parameter_record(parameter: Parameter) -> records.ParameterRecord:
     if parameter.default is REQUIRED:
         return encoding.parameter_record(parameter, None, [])
-    structure, arrays = flatten(parameter.default, is_array_like)
+    structure, arrays = flatten(parameter.default, is_array_like, opened)
     return encoding.parameter_record(parameter, structure, [np.asarray(a) for a in arrays])
 
 
@@ -307,6 +418,8 @@ def _program_record(program: LoweredProgram) -> records.ProgramRecord:
         outputs=[_plain_tensor(spec) for spec in program.outputs],
         dims=[encoding.dim_record(dim) for dim in program.dims],
         ranks=list(program.ranks),
+        mesh_axes=list(program.mesh_axes),
+        mesh=[records.AxisRecord(name, size) for name, size in program.mesh],
         vjp_problem=program.derivative_problem,
         row_wise=program.row_wise,
     )

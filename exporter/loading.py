@@ -1,27 +1,38 @@
 """From an artifact to a model that can be called: the whole lower line of the map, on one page."""
 
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from exporter.artifact import records
-from exporter.artifact.layout import inside
+from exporter.artifact.layout import VARIABLES, inside
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactError, ArtifactNotFoundError
 from exporter.runtime.assembly import Blueprint
-from exporter.runtime.compat import check_program, check_runtime
+from exporter.runtime.compat import check_program, check_runtime, check_tags
 from exporter.runtime.model import LoadedModel
-from exporter.variable import Variable, mark_donated
+from exporter.runtime.parts import part_of
+from exporter.runtime.placement import Placement, Shardings, placement_of
+from exporter.variable import Variable, mark_donated, without_value
+from signatures.dtypes import as_dtype
 
 
 def load(
     path: str | os.PathLike[str],
     *,
+    mesh: jax.sharding.Mesh | None = None,
+    sharding: Shardings | None = None,
     device: jax.Device | str | None = None,
     verify: bool = True,
+    only: str | Sequence[str] | None = None,
+    skip_variables: bool = False,
+    tags: str | Sequence[str] | None = None,
+    custom_calls: Sequence[str] = (),
 ) -> LoadedModel:
     """The model in the folder `path`. None of the code that made it is needed.
 
@@ -29,47 +40,111 @@ def load(
 
     Args:
       path: an artifact.
+      mesh: the devices to run on. Each variable is split over the axes that it was split over when
+        it was saved, and is whole on every device if it was not. Each device reads its part only.
+      sharding: where each variable goes instead: a `NamedSharding` or `SingleDeviceSharding` for
+        all; nested dicts of them in the shape of `loaded.variables`; or a function that gives one
+        for a path such as `"layers/0/kernel"`, a shape and a dtype's name. Variables that are left
+        out, or get `None`, are whole on every device of the others.
       device: where the variables are put: a device, or the name of a platform for its first one.
-        `None` takes JAX's default device.
-      verify: whether the digest of every file is checked first.
+        With none of the three they go to JAX's default device.
+      verify: whether the digest of every file that is needed is checked first.
+      only: the attribute path of a part, as `exporter show` prints it, or several. The model then
+        has these parts with the variables that their functions use, and nothing else: other
+        programs and arrays are not read. Signatures stay that need nothing else.
+      skip_variables: whether variables stay without values. Using one is then an error until it is
+        given a value, as in `model.variables = tree`.
+      tags: names that the artifact must have been saved with, among others.
+      custom_calls: the native functions that programs may call by name although nobody promises
+        that they exist, for example kernels that this process has registered with `jax.ffi`.
 
     Raises:
+      UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       ArtifactError: if a file is missing or damaged, naming it.
       UnsafeProgramError: if a program calls native code nobody has vouched for.
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+      PlacementError: if variables cannot be placed so, naming each.
     """
+    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
-        found = jax.devices(device)[0] if isinstance(device, str) else device
-        return _load(Path(path), found, verify=verify)
-
-
-def _load(folder: Path, device: jax.Device | None, *, verify: bool) -> LoadedModel:
-    manifest = read_manifest(folder)
-    if verify:
-        verify_files(folder, manifest.files)
-    check_runtime(manifest, folder)
-    bytecode = [_read_program(folder, record, manifest) for record in manifest.programs]
-    sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
-    values = read_variables(folder, manifest.variables, sharding)
-    variables = [
-        Variable(
-            value,
-            record.trainable,
-            record.name,
-            collection=record.collection,
-            label="/".join(record.key),
+        place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
+        folder = Path(path)
+        whole = manifest = read_manifest(folder)
+        check_tags(manifest, tags, folder)
+        if only is not None:
+            manifest = part_of(whole, [only] if isinstance(only, str) else only)
+        model = _load(
+            folder,
+            manifest,
+            place,
+            verify=verify,
+            skip_variables=skip_variables,
+            custom_calls=vouched,
         )
-        for record, value in zip(manifest.variables, values, strict=True)
+        model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
+    return model
+
+
+def _load(
+    folder: Path,
+    manifest: records.Manifest,
+    place: Callable[..., Placement],
+    *,
+    verify: bool,
+    skip_variables: bool,
+    custom_calls: Sequence[str],
+) -> LoadedModel:
+    if verify:
+        skipped = f"{VARIABLES}/" if skip_variables else None
+        verify_files(folder, [one for one in manifest.files if not _is_below(one.path, skipped)])
+    check_runtime(manifest, folder)
+    bytecode = [
+        _read_program(folder, record, manifest, custom_calls) for record in manifest.programs
     ]
+    placement = place(manifest.variables)
+    if skip_variables:
+        variables = [_without_value(record) for record in manifest.variables]
+    else:
+        values = read_variables(folder, manifest.variables, placement.variables)
+        variables = [
+            Variable(
+                value,
+                record.trainable,
+                record.name,
+                collection=record.collection,
+                label="/".join(record.key),
+            )
+            for record, value in zip(manifest.variables, values, strict=True)
+        ]
     for program in manifest.programs:
         for number in set(program.variables) & set(program.updates):
             mark_donated(variables[number])
-    return Blueprint.of(manifest, bytecode).assembled(variables)
+    return Blueprint.of(folder, manifest, bytecode, placement).assembled(variables)
 
 
-def _read_program(folder: Path, record: records.ProgramRecord, manifest: records.Manifest) -> bytes:
+def _is_below(path: str, folder: str | None) -> bool:
+    return folder is not None and path.startswith(folder)
+
+
+def _without_value(record: records.VariableRecord) -> Variable:
+    return without_value(
+        record.shape,
+        as_dtype(record.dtype),
+        record.trainable,
+        record.name,
+        collection=record.collection,
+        label="/".join(record.key),
+    )
+
+
+def _read_program(
+    folder: Path,
+    record: records.ProgramRecord,
+    manifest: records.Manifest,
+    custom_calls: Sequence[str],
+) -> bytes:
     file = inside(folder, record.file)
     size = next(one.size for one in manifest.files if one.path == record.file)
     if not file.is_file():
@@ -78,5 +153,5 @@ def _read_program(folder: Path, record: records.ProgramRecord, manifest: records
         bytecode = stream.read(size + 1)
     if len(bytecode) != size:
         raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
-    check_program(bytecode, file, record, manifest.variables)
+    check_program(bytecode, file, record, manifest.variables, custom_calls)
     return bytecode

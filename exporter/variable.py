@@ -5,10 +5,10 @@ that a function can count, and the change can be followed into the program and b
 """
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,14 @@ from jax.extend.core import get_opaque_trace_state
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.errors import StateError, UntrackedVariableError
+from exporter.keys import from_words
 from signatures.binding import convert
+from signatures.dtypes import DType, KeyType
 from signatures.errors import BindError
-from signatures.spec import TensorSpec
+from signatures.spec import TensorSpec, storage_shape
+
+# How many variables a message names.
+_MAX_SHOWN = 6
 
 # The variables that the function being traced may use, by identity. Outside of a trace it is
 # None and every variable may be used.
@@ -83,16 +88,16 @@ class Variable(NDArrayOperatorsMixin):
 
     @property
     def value(self) -> jax.Array:
-        """The array. Assigning needs the same shape and dtype.
+        """The array. Assigning needs the same shape and dtype. What is split over a mesh stays so.
 
         Raises:
-          StateError: on assigning an array of another shape or dtype, or a traced one where it
-            would outlive its trace.
+          StateError: if it was loaded without a value and given none since; on assigning an array
+            of another shape or dtype, or a traced one where it would outlive its trace.
           UntrackedVariableError: in a traced function, if the variable is not part of the saved
             object.
         """
         self._check_reach()
-        return self._own(self._value)
+        return self._own(get_raw(self))
 
     @value.setter
     def value(self, new: object) -> None:
@@ -109,7 +114,7 @@ class Variable(NDArrayOperatorsMixin):
                 "JAX: the traced value would outlive its trace. Assign it in an "
                 "@exporter.function, or return the value and assign it outside."
             )
-        self._value = self._own(array)
+        self._value = self._own(_kept_in_place(array, old))
 
     def _may_be_traced(self) -> bool:
         """Whether a traced array, assigned now, would not outlive its trace."""
@@ -255,6 +260,16 @@ def _type(array: jax.Array) -> str:
     return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
 
 
+def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
+    """The new array on the devices of the old one, if that lay on several and this does not."""
+    if isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer):
+        return new
+    place = old.sharding
+    if len(place.device_set) == 1 or new.sharding.device_set == place.device_set:
+        return new
+    return cast(jax.Array, jax.device_put(new, place))
+
+
 @contextmanager
 def only(variables: frozenset[int]) -> Iterator[None]:
     """Within the block, a function may use these variables (by identity) and new ones only."""
@@ -271,8 +286,59 @@ def is_tracing() -> bool:
 
 
 def get_raw(variable: Variable) -> jax.Array:
-    """The array itself, without asking whether the variable may be used."""
+    """The array itself, without asking whether the variable may be used.
+
+    Raises:
+      StateError: if it has none.
+    """
+    if not has_value(variable):
+        check_values([variable])
     return variable._value  # noqa: SLF001  # this file's own
+
+
+def without_value(
+    shape: Sequence[int],
+    dtype: DType,
+    trainable: bool,  # noqa: FBT001  # as the class has it
+    name: str | None,
+    *,
+    collection: str,
+    label: str,
+) -> Variable:
+    """A variable that has a type and is yet to be given its value. Using it is an error."""
+    empty = jnp.zeros((0,))
+    made = Variable(empty, trainable, name, collection=collection, label=label)
+    plain = jax.ShapeDtypeStruct(storage_shape(tuple(shape), dtype), _plain(dtype))
+    # Its type stands where its value will be.
+    made._value = jax.eval_shape(lambda array: from_words(array, dtype), plain)  # noqa: SLF001  # this file's own
+    return made
+
+
+def _plain(dtype: DType) -> np.dtype[np.generic]:
+    return np.dtype(np.uint32) if isinstance(dtype, KeyType) else dtype
+
+
+def check_values(variables: Iterable[Variable]) -> None:
+    """Refuse to use variables that have no values.
+
+    Raises:
+      StateError: naming them.
+    """
+    missing = [variable.title for variable in variables if not has_value(variable)]
+    if missing:
+        shown = ", ".join(missing[:_MAX_SHOWN])
+        more = f" and {len(missing) - _MAX_SHOWN} more" if len(missing) > _MAX_SHOWN else ""
+        raise StateError(
+            f"{shown}{more} {'have no values' if len(missing) > 1 else 'has no value'}: the model "
+            "was loaded with skip_variables=True. Assign values first, as in "
+            "model.variables = tree."
+        )
+
+
+def has_value(variable: Variable) -> bool:
+    """Whether it has a value, as all have that were not loaded without."""
+    held: object = variable._value  # noqa: SLF001  # this file's own
+    return type(held) is not jax.ShapeDtypeStruct
 
 
 def get_all(variables: Iterable[Variable]) -> list[jax.Array]:

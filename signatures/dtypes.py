@@ -22,20 +22,20 @@ class KeyType:
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in _KEY_WORDS:
+        if self.name not in _KEYS:
             raise SpecError(
-                f"{self.name!r} is not a kind of random key. JAX has {', '.join(_KEY_WORDS)}."
+                f"{self.name!r} is not a kind of random key. JAX has {', '.join(_KEYS)}."
             )
 
     @property
     def words(self) -> int:
         """How many uint32 words one key holds."""
-        return _KEY_WORDS[self.name]
+        return _KEYS[self.name][0]
 
     @property
     def implementation(self) -> str:
         """The name under which `jax.random.wrap_key_data` knows this kind of key."""
-        return _KEY_IMPLEMENTATIONS[self.name]
+        return _KEYS[self.name][1]
 
     def __str__(self) -> str:
         return self.name
@@ -43,11 +43,14 @@ class KeyType:
 
 DType = np.dtype[np.generic] | KeyType
 
-_KEY_WORDS = {"key<fry>": 2, "key<rbg>": 4, "key<urbg>": 4}
-_KEY_IMPLEMENTATIONS = {
-    "key<fry>": "threefry2x32",
-    "key<rbg>": "rbg",
-    "key<urbg>": "unsafe_rbg",
+# For each kind of key, how many words it has and what JAX calls its implementation.
+_KEYS = {
+    "key<fry>": (2, "threefry2x32"),
+    "key<fry4>": (4, "threefry4x32"),
+    "key<rbg>": (4, "rbg"),
+    "key<urbg>": (4, "unsafe_rbg"),
+    "key<phx2>": (1, "philox2x32"),
+    "key<phx4>": (2, "philox4x32"),
 }
 
 # Every type an artifact may name. NumPy's strings, objects, dates and the long doubles of one
@@ -86,7 +89,7 @@ _NAMES = (
     ),
 )
 _BY_NAME: dict[str, DType] = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES} | {
-    name: KeyType(name) for name in _KEY_WORDS
+    name: KeyType(name) for name in _KEYS
 }
 
 

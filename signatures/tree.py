@@ -7,7 +7,7 @@ list. It needs no class of the user's: a namedtuple is kept as its name and fiel
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -88,39 +88,61 @@ class Constant:
 class Sequential:
     """A list or a tuple; with `fields`, a namedtuple of that type name.
 
+    An object of another class is kept as the namedtuple or tuple of its parts.
+
     Attributes:
       kind: `list`, `tuple` or the type name.
       items: the parts.
       fields: the names of the parts of a namedtuple.
-      make: the class of the namedtuple, in the process that has it.
+      make: makes the original from its parts, in the process that has its class.
+      settled: how many of the last fields are no parts of the original, but belong to its type.
+      static: what else must be equal for two to be built alike, in the process that has the class.
     """
 
     kind: str
     items: tuple["Structure", ...]
     fields: tuple[str, ...] = ()
     make: Callable[..., object] | None = field(default=None, compare=False, repr=False)
+    settled: int = field(default=0, compare=False, repr=False)
+    static: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Keyed:
-    """A dict, its keys in the order they were written."""
+    """A dict, its keys in the order they were written.
+
+    Attributes:
+      keys: the keys.
+      items: the parts.
+      make: makes the original from its parts, in the process that has its class.
+      static: as for a `Sequential`.
+    """
 
     keys: tuple[Scalar, ...]
     items: tuple["Structure", ...]
+    make: Callable[..., object] | None = field(default=None, compare=False, repr=False)
+    static: object = field(default=None, repr=False)
 
 
 Structure = Leaf | Static | Constant | Sequential | Keyed
 
+# Takes an object of a class of its own apart: what it is kept as, still without its parts, and
+# these. `None` for every other value.
+Opener = Callable[[object], tuple[Sequential | Keyed, Sequence[object]] | None]
 
-def flatten(value: object, is_leaf: Callable[[object], bool]) -> tuple[Structure, list[object]]:
+
+def flatten(
+    value: object, is_leaf: Callable[[object], bool], opened: Opener = lambda _: None
+) -> tuple[Structure, list[object]]:
     """The structure of `value` and its leaves in order.
 
     Args:
       value: any nesting of dicts, lists, tuples, namedtuples, leaves and Python values.
       is_leaf: says what counts as an array.
+      opened: takes objects of other classes apart.
     """
     leaves: list[object] = []
-    return _flatten(value, is_leaf, leaves), leaves
+    return _flatten(value, is_leaf, opened, leaves), leaves
 
 
 def parts(value: object) -> Iterator[object]:
@@ -146,11 +168,12 @@ def unflatten(structure: Structure, leaves: Sequence[object]) -> object:
             return array if original is None else original
         case Sequential(kind, items, fields, make):
             values = [unflatten(item, leaves) for item in items]
-            if fields:
+            if make or fields:
                 return (make or make_record(kind, fields))(*values)
             return values if kind == "list" else tuple(values)
-        case Keyed(keys, items):
-            return {key: unflatten(item, leaves) for key, item in zip(keys, items, strict=True)}
+        case Keyed(keys, items, make):
+            values = [unflatten(item, leaves) for item in items]
+            return make(*values) if make else dict(zip(keys, values, strict=True))
 
 
 def leaf_paths(structure: Structure, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -173,6 +196,12 @@ def children(structure: Sequential | Keyed) -> Iterator[tuple[Scalar, Structure]
             yield from zip(keys, items, strict=True)
 
 
+def own_parts(structure: Sequential | Keyed) -> Sequence[Structure]:
+    """The parts of a container, without what belongs to the type of an object."""
+    settled = structure.settled if isinstance(structure, Sequential) else 0
+    return structure.items[: len(structure.items) - settled]
+
+
 def map_leaves(structure: Structure, change: Callable[[int], Structure]) -> Structure:
     """The same structure with another part in the place of each array."""
     match structure:
@@ -180,11 +209,9 @@ def map_leaves(structure: Structure, change: Callable[[int], Structure]) -> Stru
             return change(index)
         case Static() | Constant():
             return structure
-        case Sequential(kind, items, fields, make):
-            changed = tuple(map_leaves(item, change) for item in items)
-            return Sequential(kind, changed, fields, make)
-        case Keyed(keys, items):
-            return Keyed(keys, tuple(map_leaves(item, change) for item in items))
+        case Sequential() | Keyed():
+            changed = tuple(map_leaves(item, change) for item in structure.items)
+            return replace(structure, items=changed)
 
 
 def describe(structure: Structure, leaf: Callable[[int], str]) -> str:
@@ -203,7 +230,8 @@ def describe(structure: Structure, leaf: Callable[[int], str]) -> str:
                 return f"{kind}({', '.join(named)})"
             if kind == "list":
                 return f"[{', '.join(parts)}]"
-            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+            called = "" if kind == "tuple" else kind
+            return f"{called}({', '.join(parts)}{',' if len(parts) == 1 and not called else ''})"
         case Keyed(keys, items):
             pairs = zip(keys, items, strict=True)
             return f"{{{', '.join(f'{key!r}: {describe(item, leaf)}' for key, item in pairs)}}}"
@@ -236,23 +264,38 @@ def plain(value: Scalar) -> Scalar:
     return value
 
 
-def _flatten(value: object, is_leaf: Callable[[object], bool], leaves: list[object]) -> Structure:
+def _flatten(
+    value: object, is_leaf: Callable[[object], bool], opened: Opener, leaves: list[object]
+) -> Structure:
     if is_leaf(value):
         leaves.append(value)
         return Leaf(len(leaves) - 1)
+    found = None if isinstance(value, Scalar) else opened(value) or _container(value)
+    if found is None:
+        return _static(value)
+    shell, parts = found
+    own = len(parts) - (shell.settled if isinstance(shell, Sequential) else 0)
+    items = [_flatten(part, is_leaf, opened, leaves) for part in parts[:own]]
+    return replace(shell, items=(*items, *map(_static, parts[own:])))
+
+
+def _static(value: object) -> Static:
+    if not isinstance(value, Scalar):
+        return Static(repr(value), opaque=True, original=value)
+    kept = plain(value)
+    return Static(kept, original=None if kept is value else value)
+
+
+def _container(value: object) -> tuple[Sequential | Keyed, Sequence[object]] | None:
+    """What a container of Python's own is kept as, still without its parts, and these."""
     if isinstance(value, Mapping):
-        items = tuple(_flatten(item, is_leaf, leaves) for item in value.values())
-        return Keyed(tuple(value), items)
+        return Keyed(tuple(value), ()), tuple(value.values())
     if isinstance(value, list | tuple):
-        items = tuple(_flatten(item, is_leaf, leaves) for item in value)
         fields = tuple(getattr(value, "_fields", ()))
         if fields:
-            return Sequential(type(value).__name__, items, fields, type(value))
-        return Sequential("list" if isinstance(value, list) else "tuple", items)
-    if isinstance(value, Scalar):
-        kept = plain(value)
-        return Static(kept, original=None if kept is value else value)
-    return Static(repr(value), opaque=True, original=value)
+            return Sequential(type(value).__name__, (), fields, type(value)), value
+        return Sequential("list" if isinstance(value, list) else "tuple", ()), value
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -12,6 +12,9 @@ import pytest
 import exporter
 from exporter import LoadedModel
 
+# Keras reads it when it is imported, whichever test imports it first.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 ROOT = Path(__file__).parents[1]
 
 # What a model's own code and its framework are, a process that loads it must not need.
@@ -20,7 +23,8 @@ import sys
 
 class Refused:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("flax", "conftest") or name.startswith("test_"):
+        refused = ("flax", "haiku", "equinox", "keras", "penzai", "optax", "conftest")
+        if name.partition(".")[0] in refused or name.startswith("test_"):
             raise ImportError(f"{name} is not for this process")
 
 sys.meta_path.insert(0, Refused())
@@ -41,7 +45,7 @@ def reload(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedMode
 
 @pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run a program in a process that can import neither flax nor a test; give what it prints.
+    """Run a program in a process that can import no framework and no test; give what it prints.
 
     It costs some four seconds, most of them the import of JAX.
     """

@@ -15,10 +15,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _BASE = ("signatures", "exporter.errors")
 
-# All touch JAX and are shared by staging and the runtime: the mutable array box, which models hold
-# before saving and again after loading, the nodes of registered classes, which both sides are
-# called with, and the private parts of JAX that one side lowers with and the other rebuilds with.
-_SHARED = ("exporter.variable", "exporter.keys", "exporter.pytrees", "exporter.jax_internals")
+# Shared by staging and the runtime: files and the mutable array box, which models hold before
+# saving and again after loading, and what touches JAX: the nodes of registered classes, which both
+# sides are called with, and its private parts, with which one side lowers and the other rebuilds.
+_SHARED = (
+    "exporter.asset",
+    "exporter.variable",
+    "exporter.keys",
+    "exporter.pytrees",
+    "exporter.jax_internals",
+)
+
+# The steps of a save, each of which saving puts together.
+_SAVING = (
+    "exporter.choices",
+    "exporter.progress",
+    "exporter.drafting",
+    "exporter.labels",
+    "exporter.samples",
+    "exporter.resolution",
+)
 
 # Each room and the rooms that it may import. A room is a module or a package; the longest name that
 # fits a module is its room. To add an arrow, change this table and say why in the change.
@@ -27,25 +43,91 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter": (),  # its names are found on first use; its stub lists them for type checkers
     "exporter.__main__": ("exporter.cli",),
     "exporter.errors": ("signatures",),
-    "exporter.variable": _BASE,
+    "exporter.asset": _BASE,
+    "exporter.variable": (*_BASE, "exporter.keys"),  # a variable without a value may be of keys
     "exporter.keys": _BASE,
     "exporter.pytrees": _BASE,
     "exporter.jax_internals": _BASE,
+    "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
     "exporter.runtime": (*_BASE, *_SHARED, "exporter.artifact"),
     "exporter.conversion": (*_BASE, "exporter.artifact", "exporter.runtime"),
     "exporter.serving": (*_BASE, "exporter.runtime"),
-    "exporter.drafting": (*_BASE, *_SHARED, "exporter.staging", "exporter.artifact"),
+    "exporter.choices": _BASE,
+    "exporter.progress": _BASE,
+    "exporter.drafting": (
+        *_BASE,
+        *_SHARED,
+        "exporter.processes",
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.choices",
+        "exporter.progress",
+    ),
+    "exporter.resolution": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.drafting",
+    ),
+    "exporter.labels": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.choices",
+        "exporter.drafting",
+    ),
+    "exporter.samples": (
+        *_BASE,
+        *_SHARED,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.progress",
+        "exporter.drafting",
+    ),
+    "exporter.writing": (
+        *_BASE,
+        *_SHARED,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.processes",
+        *_SAVING,
+    ),
     "exporter.saving": (
         *_BASE,
         *_SHARED,
         "exporter.staging",
         "exporter.artifact",
-        "exporter.drafting",
+        "exporter.processes",
+        *_SAVING,
+        "exporter.writing",
     ),
-    "exporter.checkpoints": (*_BASE, "exporter.staging", "exporter.artifact"),
+    # It reads keys and weakly typed arrays as those who load do.
+    "exporter.checkpoints": (
+        *_BASE,
+        "exporter.keys",
+        "exporter.jax_internals",
+        "exporter.staging",
+        "exporter.artifact",
+    ),
+    # It takes the steps of saving up to the first that writes, so that both say the same.
+    "exporter.diagnosis": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.drafting",
+        "exporter.resolution",
+        "exporter.writing",
+        "exporter.saving",
+    ),
     "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
+    "exporter.verification": (
+        *_BASE,
+        *_SHARED,
+        "exporter.artifact",
+        "exporter.runtime",
+        "exporter.loading",
+    ),
     "exporter.cli": (
         "exporter.keys",
         *_BASE,
@@ -56,6 +138,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.saving",
         "exporter.checkpoints",
         "exporter.loading",
+        "exporter.verification",
     ),
 }
 
@@ -72,19 +155,28 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         "exporter.pytrees",
         "exporter.jax_internals",
+        "exporter.processes",
         "exporter.staging",
         "exporter.artifact.variables",
         "exporter.runtime",
         "exporter.conversion",
         "exporter.serving",
+        "exporter.samples",
         "exporter.saving",
         "exporter.checkpoints",
         "exporter.loading",
+        "exporter.verification",
     ),
     "jax._src": ("exporter.jax_internals",),
     "jaxlib": ("exporter.jax_internals",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
-    "flax": ("exporter.staging.frameworks.flax_nnx",),
+    "equinox": ("exporter.staging.frameworks.equinox",),
+    "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
+    "haiku": ("exporter.staging.frameworks.haiku",),
+    "keras": (
+        "exporter.staging.frameworks.keras",
+        "exporter.staging.frameworks.keras_forward",
+    ),
 }
 
 # Modules inside a room above that must do without the package all the same.

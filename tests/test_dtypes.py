@@ -17,7 +17,7 @@ NAMES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64", "complex128", "bfloat16"),
     *("int2", "int4", "uint2", "uint4", "float4_e2m1fn", "float8_e4m3fn", "float8_e5m2"),
-    *("key<fry>", "key<rbg>", "key<urbg>"),
+    *("key<fry>", "key<fry4>", "key<rbg>", "key<urbg>", "key<phx2>", "key<phx4>"),
 ]
 CHOICES = (
     "A program can have bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, "
@@ -57,7 +57,14 @@ def test_a_dtype_may_be_given_as_any_library_writes_it(value, name):
 
 @pytest.mark.parametrize(
     ("implementation", "name", "words"),
-    [("threefry2x32", "key<fry>", 2), ("rbg", "key<rbg>", 4), ("unsafe_rbg", "key<urbg>", 4)],
+    [
+        ("threefry2x32", "key<fry>", 2),
+        ("threefry4x32", "key<fry4>", 4),
+        ("rbg", "key<rbg>", 4),
+        ("unsafe_rbg", "key<urbg>", 4),
+        ("philox2x32", "key<phx2>", 1),
+        ("philox4x32", "key<phx4>", 2),
+    ],
 )
 def test_a_random_key_has_the_dtype_that_jax_gives_it(implementation, name, words):
     key = jax.random.key(0, impl=implementation)
@@ -92,7 +99,7 @@ def test_what_no_program_can_have_is_named_with_the_choices(value, name):
     with pytest.raises(SpecError) as caught:
         as_dtype(value)
     assert str(caught.value).startswith(f"{name!r} is not a dtype name. {CHOICES}")
-    assert str(caught.value).endswith(", key<fry>, key<rbg>, key<urbg>.")
+    assert str(caught.value).endswith(", key<rbg>, key<urbg>, key<phx2>, key<phx4>.")
 
 
 def test_the_long_doubles_of_one_machine_are_no_dtype():
@@ -104,7 +111,8 @@ def test_a_kind_of_key_that_jax_does_not_have_is_refused():
     with pytest.raises(SpecError) as caught:
         KeyType("key<mine>")
     assert str(caught.value) == (
-        "'key<mine>' is not a kind of random key. JAX has key<fry>, key<rbg>, key<urbg>."
+        "'key<mine>' is not a kind of random key. JAX has key<fry>, key<fry4>, "
+        "key<rbg>, key<urbg>, key<phx2>, key<phx4>."
     )
 
 

@@ -11,8 +11,8 @@ from jax import lax
 import exporter
 from exporter import (
     BindError,
-    LoweringError,
     NoDerivativeError,
+    OptionError,
     SaveOptions,
     StateError,
     TensorSpec,
@@ -412,7 +412,7 @@ def test_a_derivative_that_was_not_saved_is_refused_with_the_remedy(
 
 @pytest.mark.parametrize("order", [3, -1, "1", None])
 def test_an_order_that_there_is_not_is_refused(order):
-    with pytest.raises(LoweringError) as refused:
+    with pytest.raises(OptionError) as refused:
         SaveOptions(vjp_order=order)
     assert str(refused.value) == (
         f"vjp_order={order!r} is not one of 0, 1, 2: how often functions can be differentiated "

@@ -621,6 +621,30 @@ LIES = {
         of_program(ranks=[2]),
         "concrete_functions[0] and programs[0] differ in their numbers of axes.",
     ),
+    "a constraint that the program does not have": (
+        of_program(mesh_axes=["data"]),
+        "FOLDER/programs/...",
+    ),
+    "axes of constraints out of order": (
+        of_program(mesh_axes=["model", "data"]),
+        "programs[0].mesh_axes is ['model', 'data'], which are no names in ascending order.",
+    ),
+    "a mesh that has an axis twice": (
+        of_program(mesh=[{"name": "data", "size": 2}] * 2),
+        "programs[0].mesh has an axis twice, or without a name.",
+    ),
+    "an axis of size 0": (
+        of_program(mesh=[{"name": "data", "size": 0}]),
+        "Expected `int` >= 1 - at `$.programs[0].mesh[0].size`",
+    ),
+    "a spec of more axes than the array": (
+        of_variable(partition_spec=[None] * 9),
+        "variables[0].partition_spec has 9 axes, and the array ...",
+    ),
+    "a spec that names an axis twice": (
+        of_variable(partition_spec=["data", ["model", "data"]]),
+        "variables[0].partition_spec names a mesh axis twice, or one without a name.",
+    ),
     "two programs of one rank": (
         lambda d: concrete(d, "apply").update(programs=[0, 0]),
         "concrete_functions[0] has two programs for the same numbers of axes.",
@@ -852,10 +876,22 @@ def test_a_program_that_is_no_file_is_refused_even_unverified(folder):
 UNREADABLE = "FOLDER/programs/nested.mlirbc is not a program that can be read: "
 UNKNOWN = (
     "FOLDER/programs/nested.mlirbc calls native code that is not on the list of stable custom "
-    "calls: {}. It is not loaded."
+    "calls: {0}. It is not loaded. If you trust it, and this process has that code, say so: "
+    "exporter.load(path, custom_calls=({0},))."
 )
 SAID = "and the manifest says (tensor<i32>, tensor<5xui4>, tensor<2xf32>)."
 WHOLE = (GOOD / "programs" / "nested.mlirbc").read_bytes()
+
+
+def constraint(attributes: str) -> bytes:
+    """A program with what stands for a sharding constraint."""
+    return bytecode_of(
+        "module { func.func public @main(%a: tensor<2xf32>) -> tensor<2xf32> { "
+        '%0 = stablehlo.composite "exporter.sharding_constraint" %a {composite_attributes = '
+        f"{{{attributes}}}, decomposition = @same}} : (tensor<2xf32>) -> tensor<2xf32> "
+        "return %0 : tensor<2xf32> } func.func private @same(%a: tensor<2xf32>) -> tensor<2xf32> { "
+        "return %a : tensor<2xf32> } }"
+    )
 
 
 @pytest.mark.parametrize(
@@ -887,6 +923,21 @@ WHOLE = (GOOD / "programs" / "nested.mlirbc").read_bytes()
                 "stablehlo.custom_call @run_anything(%a) : (tensor<f32>) -> () return } } }"
             ),
             UNKNOWN.format("'run_anything'"),
+        ),
+        *(
+            (functools.partial(constraint, spec), f"{UNREADABLE}{fault}")
+            for spec, fault in (
+                ("", "it has a sharding constraint without a spec."),
+                ("spec = 3 : i32", "it has a sharding constraint without a spec."),
+                (f'spec = "{"[" * 10**5}"', "it has a sharding constraint without a spec."),
+                *(
+                    (
+                        f'spec = "{spec}"',
+                        "it has a sharding constraint that does not fit its array.",
+                    )
+                    for spec in ("[]", "[null, null]", "[3]", "7", "[[3]]", "[[[]]]")
+                ),
+            )
         ),
         (
             lambda: bytecode_of("module { func.func public @other() { return } }"),
@@ -921,6 +972,10 @@ def test_a_program_that_is_none_or_calls_what_nobody_knows_is_refused(folder, ma
             ),
             "its main function gives (tensor<2xf32>), and the manifest says (tensor<2xf32>, "
             "tensor<2xf32>, tensor<5xi32>, tensor<f32>).",
+        ),
+        (
+            lambda: constraint('spec = "[[\\22data\\22]]"'),
+            "it has the mesh () and constraints on (data), and the manifest says () and ().",
         ),
     ],
 )

@@ -269,7 +269,9 @@ def test_every_call_of_python_is_named(tmp_path):
         return pure(self, x) + with_effect(self, x)
 
     message = refusal(tmp_path / "model", model(both))
-    assert re.search(r"pure_callback at \S+:\d+; io_callback at \S+:\d+\. Remove", message)
+    first, second = message.splitlines()
+    assert re.search(r"cannot do: pure_callback at \S+:\d+\.$", first)
+    assert re.search(r"cannot do: io_callback at \S+:\d+\. Remove the call, or", second)
 
 
 def printing(self, x):
@@ -302,11 +304,12 @@ def with_large_inside(self, x):
 
 
 @pytest.mark.parametrize("function", [with_large, with_large_inside])
-def test_large_constants_are_refused(tmp_path, function):
+def test_large_constants_are_refused_with_their_name_and_place(tmp_path, function):
+    place = f"{__file__}:{inspect.getsourcelines(function)[1] + 1}"
     assert refusal(tmp_path / "model", model(function)) == (
-        f"{function.__name__} uses an array float32[600, 600] of 1,440,000 bytes that the object "
-        "does not hold, so it would be written into the program itself. Assign it to an attribute "
-        "of the object and read it from there (or raise "
+        f"{function.__name__} uses the array LARGE, float32[600, 600] of 1,440,000 bytes at "
+        f"{place}, which the object does not hold, so it would be written into the program itself. "
+        "Assign it to an attribute of the object and read it from there (or raise "
         "SaveOptions(max_constant_bytes=1048576))."
     )
 
@@ -342,9 +345,12 @@ def native(self, x):
 
 
 def test_native_functions_that_nobody_promises_are_refused(tmp_path):
+    place = f"{__file__}:{inspect.getsourcelines(native)[1] + 1}"
     assert refusal(tmp_path / "model", model(native)) == (
-        "native calls run_anything, of which nobody promises that later releases still have it. "
-        "Compute it with other operations, or leave the platforms that need it out of platforms=."
+        f"native calls run_anything at {place}, of which nobody promises that later releases still "
+        "have it. Compute it with other operations, or vouch for it with "
+        "SaveOptions(custom_calls=('run_anything',)), as its readers then must: "
+        "exporter.load(path, custom_calls=('run_anything',))."
     )
 
 
@@ -355,9 +361,16 @@ def general_eigenvalues(self, x):
 def test_an_operation_that_a_platform_lacks_is_named_with_its_place(tmp_path):
     eig = model(general_eigenvalues, TensorSpec((2, 2)))
     place = f"{__file__}:{inspect.getsourcelines(general_eigenvalues)[1] + 1}"
+    calls = "('cuhybrid_eig_real', 'hiphybrid_eig_real')"
     assert refusal(tmp_path / "model", eig) == (
         f"general_eigenvalues cannot be lowered for tpu: eig at {place} has no lowering there. "
-        "Save it with platforms=('cpu', 'cuda', 'rocm')."
+        "Save it with platforms=('cpu',).\n"
+        f"general_eigenvalues calls cuhybrid_eig_real at {place} for cuda, of which nobody "
+        "promises that later releases still have it.\n"
+        f"general_eigenvalues calls hiphybrid_eig_real at {place} for rocm, of which nobody "
+        "promises that later releases still have it. Compute it with other operations, save it "
+        f"with platforms=('cpu',), or vouch for it with SaveOptions(custom_calls={calls}), as its "
+        f"readers then must: exporter.load(path, custom_calls={calls})."
     )
     assert saved(tmp_path / "model", eig, platforms=["cpu"])["platforms"] == ["cpu"]
 

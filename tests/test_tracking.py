@@ -521,10 +521,12 @@ class TestConstants:
 
         with pytest.raises(exporter.LoweringError) as refused:
             exporter.save(Model(), tmp_path / "m", platforms=("cpu",))
+        line = Model.f.python_function.__code__.co_firstlineno + 2
         assert str(refused.value) == (
-            "f uses an array float32[600, 600] of 1,440,000 bytes that the object does not hold, "
-            "so it would be written into the program itself. Assign it to an attribute of the "
-            "object and read it from there (or raise SaveOptions(max_constant_bytes=1048576))."
+            "f uses the array array, float32[600, 600] of 1,440,000 bytes at "
+            f"{__file__}:{line}, which the object does not hold, so it would be written into the "
+            "program itself. Assign it to an attribute of the object and read it from there (or "
+            "raise SaveOptions(max_constant_bytes=1048576))."
         )
         assert list(tmp_path.iterdir()) == []
 

@@ -77,6 +77,12 @@ def convolution(images, kernel):
     )
 
 
+ONE_DEVICE = jax.sharding.NamedSharding(
+    jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+    jax.sharding.PartitionSpec("data"),
+)
+
+
 def collatz(x):
     """How many steps each number takes to 1."""
 
@@ -172,6 +178,11 @@ KINDS = {
         lambda x, y: lax.ragged_dot(x, y, jnp.array([1, 3], jnp.int32)), (4, 3), (2, 3, 2)
     ),
     "nested": kind(nested, (3, 2)),
+    "constrained": kind(
+        lambda x: lax.with_sharding_constraint(x * 2, ONE_DEVICE) + 1,
+        (3, 2),
+        specs=(TensorSpec(("batch", 2), "float32"),),
+    ),
     "named_axes": kind(
         lambda x: x / jnp.sum(x, 1, keepdims=True), (5, 3), specs=(TensorSpec(("batch", 3)),)
     ),

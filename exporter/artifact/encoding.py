@@ -1,8 +1,10 @@
 """Values as parts of a manifest, and back: scalars, arrays, specs, structures, parameters."""
 
 import base64
+import json
 import math
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import ml_dtypes  # noqa: F401  # NumPy learns the names of the small floats and integers
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from exporter.artifact.records import (
     ArrayPart,
     ArrayRecord,
+    ConcreteRecord,
     ConstantPart,
     DictPart,
     DimRecord,
@@ -103,8 +106,9 @@ def part_of(structure: Structure) -> Part:
         case Constant(array):
             return ConstantPart(array_record(array))
         case Sequential(kind, items, fields):
-            return SequencePart(kind, [part_of(item) for item in items], list(fields))
-        case Keyed(keys, items):
+            stored = kind if fields or kind == "list" else "tuple"  # nobody has a nameless class
+            return SequencePart(stored, [part_of(item) for item in items], list(fields))
+        case Keyed(keys=keys, items=items):
             names = [scalar_record(key) for key in keys]
             return DictPart(names, [part_of(item) for item in items])
 
@@ -186,11 +190,27 @@ def parameters_of(records: Sequence[ParameterRecord]) -> tuple[Parameter, ...]:
 
 
 def signature_of(manifest: Manifest, index: int, name: str | None = None) -> Signature:
+    """The named inputs and outputs of a concrete function, by its number."""
+    return signature_of_record(manifest.concrete_functions[index], name)
+
+
+def signature_of_record(record: ConcreteRecord, name: str | None = None) -> Signature:
     """The named inputs and outputs of a concrete function."""
-    record = manifest.concrete_functions[index]
     return Signature(
         name or record.name,
         {tensor.name: spec_of(tensor) for tensor in record.inputs},
         {tensor.name: spec_of(tensor) for tensor in record.outputs},
         {t.name: array_of(t.default) for t in record.inputs if t.default is not None},
     )
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """The dict that a manifest has as JSON."""
+    found = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004  # the value is the file's
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no {name}")

@@ -252,7 +252,7 @@ def record_files(folder: Path) -> tuple[FileRecord, ...]:
 
 def _record(folder: Path, name: str) -> FileRecord:
     path = inside(folder, name)
-    return FileRecord(path=name, size=path.stat().st_size, blake3=_digest(path))
+    return FileRecord(path=name, size=path.stat().st_size, blake3=digest_file(path))
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -268,7 +268,8 @@ def _files_below(folder: Path) -> list[Path]:
     return entries
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """The BLAKE3 digest of a file's content."""
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         # Many files are spread over threads already; a file of many blocks needs its own.
@@ -323,7 +324,7 @@ def _problem(folder: Path, record: FileRecord) -> str | None:
             return f"{record.path}: expected a file, found something else"
         if status.st_size != record.size:
             return f"{record.path}: expected {record.size} bytes, found {status.st_size}"
-        found = _digest(path)
+        found = digest_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{record.path}: missing"
     except OSError as error:

@@ -31,7 +31,7 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_SHOWN = 400
 
 
-class _Stored(Manifest, frozen=True):
+class _Stored(Manifest, frozen=True, kw_only=True):
     """A manifest as it is in its file."""
 
     digest: Digest

@@ -156,6 +156,13 @@ class FunctionRecord(Record, frozen=True):
     doc: str | None = None
 
 
+class AxisRecord(Record, frozen=True):
+    """An axis of a mesh of devices."""
+
+    name: str
+    size: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
 class ProgramRecord(Record, frozen=True):
     """One file of StableHLO and how it is called."""
 
@@ -172,6 +179,8 @@ class ProgramRecord(Record, frozen=True):
     outputs: list[PlainTensorRecord]
     dims: list[DimRecord] = []
     ranks: list[Number] = []
+    mesh_axes: list[str] = []
+    mesh: list[AxisRecord] = []
     vjp: Number | None = None
     vjp_problem: str | None = None
     row_wise: str | None = None
@@ -194,13 +203,42 @@ class VariableRecord(Record, frozen=True):
 class NodeRecord(Record, frozen=True):
     """One thing in the tree of the saved object. The first is the root."""
 
-    kind: Literal["object", "list", "tuple", "namedtuple", "dict", "variable", "function", "value"]
+    kind: Literal[
+        "object",
+        "list",
+        "tuple",
+        "namedtuple",
+        "dict",
+        "variable",
+        "function",
+        "asset",
+        "value",
+    ]
     name: str = ""
     keys: list[ScalarRecord] = []
     children: list[Number] = []
     index: int = -1
     value: ScalarRecord | None = None
     signatures: dict[str, Number] | None = None
+    path: str | None = None
+
+
+class SampleArrayRecord(Record, frozen=True):
+    """One array of a sample."""
+
+    name: str
+    dtype: str
+    shape: list[Size]
+
+
+class SampleRecord(Record, frozen=True):
+    """Inputs that a function was called with when it was saved, and what it returned."""
+
+    name: str
+    concrete: Number
+    file: str
+    inputs: list[SampleArrayRecord]
+    outputs: list[SampleArrayRecord]
 
 
 class Producer(Record, frozen=True):
@@ -242,6 +280,10 @@ class Manifest(Record, frozen=True):
     variables: list[VariableRecord]
     nodes: list[NodeRecord]
     files: list[FileRecord]
+    function_aliases: dict[str, Number] = {}
+    tags: list[str] = []
+    metadata: str = "{}"
+    samples: list[SampleRecord] = []
 
 
 def replace(record: R, **changes: object) -> R:

@@ -16,12 +16,13 @@ from exporter.artifact.derivatives import check_derivatives, check_rows
 from exporter.artifact.encoding import (
     array_of,
     dim_of,
+    metadata_of,
     parameters_of,
     scalar_of,
     scalar_record,
     spec_of,
 )
-from exporter.artifact.layout import VARIABLES
+from exporter.artifact.layout import ASSETS, SAMPLES, VARIABLES
 from exporter.artifact.records import (
     AS_BYTES,
     ArrayPart,
@@ -36,12 +37,14 @@ from exporter.artifact.records import (
     Part,
     PlainTensorRecord,
     ProgramRecord,
+    SampleArrayRecord,
     ScalarRecord,
     SequencePart,
     StaticPart,
     TensorRecord,
     VariableRecord,
 )
+from exporter.artifact.samples import size_of
 from signatures.arguments import python_signature
 from signatures.dtypes import KeyType, as_dtype
 
@@ -79,7 +82,10 @@ def check(manifest: Manifest) -> None:
     for position, function in enumerate(manifest.functions):
         _check_function(f"functions[{position}]", function, manifest.concrete_functions)
     _check_indices("signatures", manifest.signatures.values(), len(manifest.concrete_functions))
+    _check_indices("function_aliases", manifest.function_aliases.values(), len(manifest.functions))
     _check_nodes(manifest)
+    _check_samples(manifest)
+    _check_labels(manifest)
     _require(_is_unique(file.path for file in manifest.files), "files lists a path twice.")
 
 
@@ -130,6 +136,7 @@ def _check_programs(manifest: Manifest) -> None:
         )
         _check_indices(where, (*program.variables, *program.updates), len(manifest.variables))
         _check_arguments(where, program)
+        _check_mesh(where, program)
         _check_wide(where, (*program.inputs, *program.outputs), manifest)
         check_rows(where, program)
     check_derivatives(manifest)
@@ -150,6 +157,14 @@ def _check_arguments(where: str, program: ProgramRecord) -> None:
         _check_shape(where, tensor)
         for name in _made(where, partial(spec_of, tensor)).names:
             _require(name in known, f"{where}.dims does not have {name!r}.")
+
+
+def _check_mesh(where: str, program: ProgramRecord) -> None:
+    axes = [axis.name for axis in program.mesh]
+    _require(_is_unique(axes) and all(axes), f"{where}.mesh has an axis twice, or without a name.")
+    named = program.mesh_axes
+    sound = named == sorted(set(named)) and all(named)
+    _require(sound, f"{where}.mesh_axes is {named!r}, which are no names in ascending order.")
 
 
 def _check_dims(where: str, dims: Sequence[DimRecord]) -> None:
@@ -185,6 +200,7 @@ def _check_variables(manifest: Manifest) -> None:
             f"{where}.key is {variable.key!r}, which is no path in a checkpoint.",
         )
         _check_wide(where, [variable], manifest)
+        _check_spec(where, variable)
         total += _bytes_on_disk(where, variable)
     keys = [tuple(variable.key) for variable in manifest.variables]
     _require(_is_unique(keys), "two variables have the same key.")
@@ -197,6 +213,19 @@ def _check_variables(manifest: Manifest) -> None:
         total <= stored * _MAX_COMPRESSION,
         f"the variables take {total:,} bytes, and the files in {VARIABLES}/ have {stored:,}: no "
         "compression does that.",
+    )
+
+
+def _check_spec(where: str, variable: VariableRecord) -> None:
+    spec = variable.partition_spec or []
+    _require(
+        len(spec) <= len(variable.shape),
+        f"{where}.partition_spec has {len(spec)} axes, and the array {len(variable.shape)}.",
+    )
+    named = [name for part in spec for name in ([part] if isinstance(part, str) else part or ())]
+    _require(
+        _is_unique(named) and all(named),
+        f"{where}.partition_spec names a mesh axis twice, or one without a name.",
     )
 
 
@@ -379,6 +408,8 @@ def _check_node(where: str, node: NodeRecord, manifest: Manifest) -> None:
             _check_indices(where, [node.index], len(manifest.variables))
         case "function":
             _check_indices(where, [node.index], len(manifest.functions))
+        case "asset":
+            _check_asset(where, node, manifest)
         case "value" if node.value is not None:
             _check_scalar(where, node.value)
         case "dict":
@@ -393,7 +424,55 @@ def _check_node(where: str, node: NodeRecord, manifest: Manifest) -> None:
                     key.type == "str" and (key.text == "__call__" or key.text[:2] != "__"),
                     f"{where} has the attribute {key.text!r}, which is reserved.",
                 )
-    if node.kind not in ("dict", "namedtuple", "object"):
-        _require(not node.keys, f"{where} is a {node.kind} and has keys.")
-    if node.kind != "object":
-        _require(node.signatures is None, f"{where} is a {node.kind} and has signatures.")
+    for field, kinds, is_absent in (
+        ("keys", ("dict", "namedtuple", "object"), not node.keys),
+        ("a path", ("asset",), node.path is None),
+        ("signatures", ("object",), node.signatures is None),
+    ):
+        _require(node.kind in kinds or is_absent, f"{where} is a {node.kind} and has {field}.")
+
+
+def _check_asset(where: str, node: NodeRecord, manifest: Manifest) -> None:
+    """An asset is a file in the folder of assets, or a folder there that has files."""
+    path = node.path or ""
+    below = f"{path}/"
+    _require(
+        path.startswith(f"{ASSETS}/")
+        and any(file.path == path or file.path.startswith(below) for file in manifest.files),
+        f"{where} is the asset {path!r}, which files does not list in {ASSETS}/.",
+    )
+
+
+def _check_samples(manifest: Manifest) -> None:
+    sizes = {file.path: file.size for file in manifest.files}
+    for position, sample in enumerate(manifest.samples):
+        where = f"samples[{position}]"
+        _check_indices(where, [sample.concrete], len(manifest.concrete_functions))
+        concrete = manifest.concrete_functions[sample.concrete]
+        pairs = [(concrete.inputs, sample.inputs), (concrete.outputs, sample.outputs)]
+        for tensors, arrays in pairs:
+            _require(
+                len(tensors) == len(arrays) and all(map(_is_sample_of, arrays, tensors)),
+                f"{where} does not fit concrete_functions[{sample.concrete}].",
+            )
+        _require(
+            sample.file.startswith(f"{SAMPLES}/") and sample.file in sizes,
+            f"{where}.file is {sample.file!r}, which files does not list in {SAMPLES}/.",
+        )
+        total = sum(map(size_of, (*sample.inputs, *sample.outputs)))
+        _require(
+            sizes[sample.file] == total,
+            f"{where} takes {total:,} bytes, and its file has {sizes[sample.file]:,}.",
+        )
+
+
+def _is_sample_of(array: SampleArrayRecord, tensor: TensorRecord) -> bool:
+    same = array.name == tensor.name and array.dtype == tensor.dtype
+    if tensor.shape is None:
+        return same and len(array.shape) <= _MAX_AXES
+    return same and _same_axes(tensor.shape, array.shape)
+
+
+def _check_labels(manifest: Manifest) -> None:
+    _require(_is_unique(manifest.tags), "tags has one twice.")
+    _made("metadata", partial(metadata_of, manifest.metadata))

@@ -1,10 +1,10 @@
-"""A function that was saved before, with what is needed to save it again without tracing it."""
+"""What was saved before, with what is needed to save it again: functions are not traced anew."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from exporter.artifact.records import ConcreteRecord, ProgramRecord
+from exporter.artifact.records import ConcreteRecord, ProgramRecord, SampleRecord
 from signatures.arguments import Parameter
 
 
@@ -17,6 +17,7 @@ class StoredProgram:
       bytecode: the content of its file.
       variables: the boxes of what it takes before the inputs, known by identity.
       updates: what it returns anew before the outputs.
+      call: the program on flat plain arrays, the variables first. It donates none of them.
       derivative: the program of its derivative, if it was saved with one.
     """
 
@@ -24,6 +25,7 @@ class StoredProgram:
     bytecode: bytes
     variables: Sequence[object]
     updates: Sequence[object]
+    call: Callable[..., Sequence[Any]]
     derivative: "StoredProgram | None" = None
 
 
@@ -50,6 +52,40 @@ class StoredFunction:
     doc: str | None
     parameters: Sequence[Parameter]
     concrete: Sequence[StoredConcrete]
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """A sample of a loaded model.
+
+    Attributes:
+      record: as in the manifest it came from.
+      origin: the loaded concrete function that was sampled.
+      read: gives the content of its file.
+    """
+
+    record: SampleRecord
+    origin: object
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a loaded model has beside its object tree and signatures.
+
+    Attributes:
+      function_aliases: its functions by alias.
+      tags: its tags.
+      metadata: its metadata as JSON.
+      samples: its samples, in the order in which they were taken.
+      values_id: the content id of the variables with which they were taken.
+    """
+
+    function_aliases: Mapping[str, object] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    metadata: str = "{}"
+    samples: Sequence[StoredSample] = ()
+    values_id: str = ""
 
 
 class Storable(Protocol):

@@ -1,4 +1,4 @@
-"""The variable tree on disk, as an Orbax checkpoint. The only file that knows Orbax.
+"""The variable tree on disk, as an Orbax checkpoint.
 
 The tree is nested dicts by attribute path, the one that Flax users know as a pure dict of the
 model's state, so that Orbax alone restores it. What TensorStore cannot hold is kept otherwise: an
@@ -20,6 +20,7 @@ import blake3
 import jax
 import numpy as np
 import tensorstore as ts
+from jax.experimental import multihost_utils
 
 from exporter.artifact.encoding import scalar_record
 from exporter.artifact.layout import VARIABLES
@@ -65,14 +66,8 @@ def key_of(path: Iterable[Scalar]) -> tuple[str, ...]:
     return tuple(_NAMELESS.sub("%2F", key) for key in escaped)
 
 
-def write_variables(
-    folder: Path, records: Sequence[VariableRecord], values: Sequence[object]
-) -> None:
-    """Write the arrays under `folder/variables`. Without any there is no such folder.
-
-    Raises:
-      ArtifactError: if the disk does not take them.
-    """
+def tree_on_disk(records: Sequence[VariableRecord], values: Sequence[object]) -> Tree:
+    """What Orbax writes for the arrays: nested dicts, without those that have no elements."""
     tree: Tree = {}
     for record, value in zip(records, values, strict=True):
         if record.storage == "empty":
@@ -81,6 +76,18 @@ def write_variables(
         for key in record.key[:-1]:
             inner = inner.setdefault(key, {})
         inner[record.key[-1]] = _to_disk(value, record)
+    return tree
+
+
+def write_variables(
+    folder: Path, records: Sequence[VariableRecord], values: Sequence[object]
+) -> None:
+    """Write the arrays under `folder/variables`. Without any there is no such folder.
+
+    Raises:
+      ArtifactError: if the disk does not take them.
+    """
+    tree = tree_on_disk(records, values)
     if not tree:
         return
     import orbax.checkpoint as ocp
@@ -109,17 +116,21 @@ def _forget_place(folder: Path) -> None:
 def read_variables(
     folder: Path,
     records: Sequence[VariableRecord],
-    sharding: jax.sharding.Sharding,
+    sharding: jax.sharding.Sharding | Sequence[jax.sharding.Sharding],
     *,
     read_ahead_bytes: int = 2**30,
 ) -> list[jax.Array]:
-    """The arrays, in the order of the records, placed as `sharding` says.
+    """The arrays, in the order of the records, placed as `sharding` says: all alike, or each.
 
-    Up to `read_ahead_bytes` are read before they are placed, which keeps a disk busy.
+    Only the parts that devices of this process hold are read. Up to `read_ahead_bytes` are read
+    before they are placed, which keeps a disk busy.
 
     Raises:
       ArtifactError: if the checkpoint does not hold them. Its `problems` has a line for each.
     """
+    shardings = (
+        [sharding] * len(records) if isinstance(sharding, jax.sharding.Sharding) else list(sharding)
+    )
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
     opening = [
         None
@@ -137,9 +148,10 @@ def read_variables(
     if problems:
         raise _damaged(folder / VARIABLES, problems)
     arrays = []
-    for record, parts in zip(records, _started(sources, sharding, read_ahead_bytes), strict=True):
+    started = _started(sources, shardings, read_ahead_bytes)
+    for record, place, parts in zip(records, shardings, started, strict=True):
         try:
-            arrays.append(_placed(parts, record, sharding))
+            arrays.append(_placed(parts, record, place))
         except _REFUSALS as error:
             problems.append(f"{'/'.join(record.key)}: {_reason(error)}")
     if problems:
@@ -155,6 +167,7 @@ def variable_record(
     trainable: bool,
     collection: str,
     name: str | None = None,
+    partition_spec: list[str | list[str] | None] | None = None,
 ) -> VariableRecord:
     """The manifest's entry for an array."""
     return VariableRecord(
@@ -166,12 +179,24 @@ def variable_record(
         collection=collection,
         name=name,
         storage=storage_of(dtype, shape),  # type: ignore[arg-type]  # one of the three
+        partition_spec=partition_spec,
     )
+
+
+def _whole(value: object) -> object:
+    """The array with all of its elements here, gathered from other processes where they lie."""
+    is_spread = isinstance(value, jax.Array) and not value.is_fully_addressable
+    if not is_spread or value.is_fully_replicated:  # type: ignore[attr-defined]  # then it is an array
+        return value
+    return multihost_utils.process_allgather(value, tiled=True)
 
 
 def _to_disk(value: object, record: VariableRecord) -> object:
     if record.storage == "bytes":
-        return np.asarray(value).view(np.uint8)
+        return np.asarray(_whole(value)).view(np.uint8)
+    if isinstance(value, jax.Array) and jax.process_count() > 1 and value.is_fully_addressable:
+        # An array of this process alone. Each has its own with the same values; one writes it.
+        return np.asarray(to_words(value))
     if isinstance(value, np.ndarray):  # NumPy's 64 bits are 32 to JAX unless x64 is on
         return value.astype(_plain(record)[1], copy=False)
     return value
@@ -215,12 +240,14 @@ def _checked(store: Source, record: VariableRecord) -> Source:
 
 
 def _started(
-    sources: Iterable[Source | None], sharding: jax.sharding.Sharding, ahead_bytes: int
+    sources: Iterable[Source | None],
+    shardings: Iterable[jax.sharding.Sharding],
+    ahead_bytes: int,
 ) -> Iterator[Parts]:
     """The parts of each array that devices here need, read a little ahead of their use."""
     ahead: deque[tuple[int, Parts]] = deque()
     waiting = 0
-    for store in sources:
+    for store, sharding in zip(sources, shardings, strict=True):
         parts: Parts = {}
         size = 0
         if store is not None:
@@ -286,6 +313,6 @@ def values_id(records: Iterable[VariableRecord], values: Iterable[object]) -> st
     hasher = blake3.blake3()
     for record, value in zip(records, values, strict=True):
         hasher.update(digest_of([record.key, record.dtype, record.shape]).encode())
-        array = np.ascontiguousarray(np.asarray(_to_disk(to_words(value), record)))
+        array = np.ascontiguousarray(np.asarray(_to_disk(_whole(to_words(value)), record)))
         hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()

@@ -4,11 +4,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from exporter.artifact import encoding, records
 from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
 from exporter.runtime.model import LoadedModel, Signatures
+from exporter.runtime.origin import Origin
+from exporter.runtime.placement import Placement
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
 from exporter.variable import Variable, get_raw, local_copy
@@ -20,15 +23,23 @@ class Blueprint:
     """All of a model but its variables. Models made from it share programs and compiled code.
 
     Attributes:
-      manifest: what the artifact says.
+      folder: where the artifact is.
+      manifest: what it says.
       programs: its programs, in the manifest's order.
     """
 
+    folder: Path
     manifest: records.Manifest
     programs: Sequence[LoadedProgram]
 
     @classmethod
-    def of(cls, manifest: records.Manifest, bytecode: Sequence[bytes]) -> "Blueprint":
+    def of(
+        cls,
+        folder: Path,
+        manifest: records.Manifest,
+        bytecode: Sequence[bytes],
+        placement: Placement,
+    ) -> "Blueprint":
         """The blueprint of an artifact. Nothing is compiled yet."""
         specs = [TensorSpec(record.shape, record.dtype) for record in manifest.variables]
         names = {
@@ -49,10 +60,11 @@ class Blueprint:
                 bytecode[number],
                 [specs[variable] for variable in record.variables],
                 [specs[variable] for variable in record.updates],
+                placement=placement,
                 derivative=None if record.vjp is None else made[record.vjp],
                 order=orders.get(number, 0),
             )
-        return cls(manifest, [made[number] for number in range(len(made))])
+        return cls(folder, manifest, [made[number] for number in range(len(made))])
 
     def assembled(self, variables: Sequence[Variable]) -> LoadedModel:
         """The model with these variables, in the manifest's order."""
@@ -82,7 +94,7 @@ class Blueprint:
             }
             return Signatures(found, note)
 
-        nodes = build(manifest, variables, functions, signatures)
+        nodes = build(manifest, variables, functions, signatures, self.folder)
         books = nodes[0].__dict__
         books["__variables__"] = [
             (tuple(record.key), variable)
@@ -90,6 +102,7 @@ class Blueprint:
         ]
         books["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
         books["__manifest__"] = manifest
+        books["__origin__"] = Origin(self.folder.resolve(), manifest, functions, concrete)
         for index, node in nodes.items():
             if isinstance(node, LoadedModel):
                 node.__dict__["__remade__"] = partial(self._remade, index, variables)

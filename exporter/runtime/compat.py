@@ -1,6 +1,7 @@
 """Whether this machine can run an artifact, and if not, why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import jax
 import jax.export
@@ -12,6 +13,7 @@ from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,
     newest_stablehlo,
     program_facts,
+    shown_mesh,
     tensor_types,
 )
 from signatures.spec import TensorSpec
@@ -59,10 +61,37 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
         )
 
 
+def check_tags(manifest: Manifest, tags: str | Iterable[str] | None, folder: Path) -> None:
+    """Refuse an artifact that lacks one of the tags that were asked for.
+
+    Raises:
+      ArtifactError: naming the tags that it has.
+    """
+    wanted = [tags] if isinstance(tags, str) else list(tags or ())
+    missing = [tag for tag in wanted if tag not in manifest.tags]
+    if missing:
+        has = ", ".join(map(repr, manifest.tags)) or "none"
+        raise ArtifactError(
+            f"{folder} was not saved with the tag {', '.join(map(repr, missing))}; its tags are "
+            f"{has}. Leave out tags=, or pass some of these."
+        )
+
+
 def check_program(
-    bytecode: bytes, file: object, record: ProgramRecord, variables: Sequence[VariableRecord]
+    bytecode: bytes,
+    file: object,
+    record: ProgramRecord,
+    variables: Sequence[VariableRecord],
+    vouched: Sequence[str] = (),
 ) -> None:
     """Refuse a program that calls unknown native code, or is another one than the manifest says.
+
+    Args:
+      bytecode: the program.
+      file: where it lies, for messages.
+      record: what the manifest says of it.
+      variables: all variables of the manifest.
+      vouched: the native functions that the caller vouches for.
 
     Raises:
       UnsafeProgramError: naming the file and what it calls.
@@ -72,11 +101,20 @@ def check_program(
         facts = program_facts(bytecode)
     except ValueError as error:
         raise UnsafeProgramError(f"{file} is not a program that can be read: {error}") from error
-    unknown = [call for call in facts.custom_calls if call not in STABLE_CUSTOM_CALLS]
+    known = STABLE_CUSTOM_CALLS.union(vouched)
+    unknown = tuple(call for call in facts.custom_calls if call not in known)
     if unknown:
         raise UnsafeProgramError(
             f"{file} calls native code that is not on the list of stable custom calls: "
-            f"{', '.join(map(repr, unknown))}. It is not loaded."
+            f"{', '.join(map(repr, unknown))}. It is not loaded. If you trust it, and this process "
+            f"has that code, say so: exporter.load(path, custom_calls={unknown!r})."
+        )
+    mesh = tuple((axis.name, axis.size) for axis in record.mesh)
+    if facts.mesh_axes != tuple(record.mesh_axes) or facts.mesh != mesh:
+        raise ArtifactError(
+            f"{file} does not fit the manifest: it has the mesh ({shown_mesh(dict(facts.mesh))}) "
+            f"and constraints on ({', '.join(facts.mesh_axes)}), and the manifest says "
+            f"({shown_mesh(dict(mesh))}) and ({', '.join(record.mesh_axes)})."
         )
     state = [variables[number] for number in record.variables]
     updates = [variables[number] for number in record.updates]

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.artifact.records import Manifest
 from exporter.runtime.summary import (
@@ -23,6 +23,9 @@ _WIDTH = 100
 
 # How many variables a function that changes more of them is shown to change.
 _MAX_SHOWN_CHANGES = 6
+
+# Metadata is cut at this length. All of it is in the JSON.
+_MAX_METADATA_LENGTH = 80
 
 # A default value is cut at this length.
 _MAX_DEFAULT_LENGTH = 40
@@ -72,8 +75,28 @@ def _about(summary: Summary) -> list[str]:
         ("", f"content id {summary['content']['programs']}"),
         ("variables", _totals(summary["variables"])),
         ("", f"content id {summary['content']['variables']}"),
+        *_sundries(summary),
     ]
     return [f"{summary['class_name']}, saved {created}", *_table(rows, 2)]
+
+
+def _sundries(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Rows for what most artifacts do not have."""
+    for position, asset in enumerate(summary["assets"]):
+        path = ", ".join(asset["paths"])
+        label = "" if position else "assets"
+        yield label, f"{path} in {asset['file']}, {_bytes(asset['bytes'])}"
+    if summary["function_aliases"]:
+        yield "aliases", ", ".join(f"{a} of {p}" for a, p in summary["function_aliases"].items())
+    if summary["samples"]:
+        counts = summary["samples"].items()
+        yield "samples", ", ".join(f"{count} of {name}" for name, count in counts)
+    if summary["tags"]:
+        yield "tags", ", ".join(summary["tags"])
+    if summary["metadata"]:
+        text = json.dumps(summary["metadata"], ensure_ascii=False)
+        is_long = len(text) > _MAX_METADATA_LENGTH
+        yield "metadata", f"{text[: _MAX_METADATA_LENGTH - 3]}..." if is_long else text
 
 
 def _totals(variables: Sequence[VariableSummary]) -> str:
@@ -160,6 +183,7 @@ def _facts(call: Call, inputs: Sequence[tuple[str, Tensor]], indent: int) -> Ite
         *_ranks(call, [name for name, tensor in inputs if tensor["shape"] is None]),
         *([f"changes {_listed(shown)}"] if shown else []),
         *_derivatives(call),
+        *([f"runs on a mesh of {_mesh(call['mesh'])} only"] if "mesh" in call else []),
         *(f"note: {note}" for note in call["notes"]),
     ]
     for fact in facts:
@@ -171,6 +195,19 @@ def _derivatives(call: Call) -> list[str]:
     shown = [f"has derivatives of order {_listed([str(n + 1) for n in range(order)])}"]
     missing = [f"no derivative of order {order + 1}: {problem}"]
     return [*(shown if order else []), *(missing if problem else [])]
+
+
+def _mesh(mesh: Mapping[str, int]) -> str:
+    return _listed([f"{name}={size}" for name, size in mesh.items()])
+
+
+def _split(variable: VariableSummary) -> tuple[str, ...]:
+    """Over which axes of a mesh a variable was split, if it was."""
+    spec = variable.get("partition_spec")
+    if spec is None:
+        return ()
+    parts = [part if isinstance(part, str) else "+".join(part or ["-"]) for part in spec]
+    return (f"split ({', '.join(parts)})",)
 
 
 def _bounds(bounds: Bounds) -> str:
@@ -208,7 +245,10 @@ def _variables(variables: Sequence[VariableSummary]) -> list[str]:
     if not variables:
         return ["  none"]
     rows = [
-        (one["path"], _type(one), "yes" if one["trainable"] else "no", one["collection"])
+        (
+            *(one["path"], _type(one), "yes" if one["trainable"] else "no", one["collection"]),
+            *_split(one),
+        )
         for one in variables
     ]
     return _table([("path", "type", "trainable", "collection"), *rows], 2)

@@ -11,11 +11,20 @@ import numpy as np
 from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import NotBatchableError
+from exporter.errors import NotBatchableError, PlacementError
 from exporter.jax_internals import is_mapped
-from exporter.keys import from_words, is_key, to_words
+from exporter.keys import from_words, to_words
+from exporter.pytrees import without_classes
 from exporter.runtime.programs import LoadedProgram
-from exporter.variable import Variable, get_all, get_raw, is_local, is_tracing, set_raw
+from exporter.variable import (
+    Variable,
+    check_values,
+    get_all,
+    has_value,
+    is_local,
+    is_tracing,
+    set_raw,
+)
 from signatures.arguments import (
     Parameter,
     bind_arguments,
@@ -27,11 +36,12 @@ from signatures.arguments import (
     refused,
 )
 from signatures.binding import ABSENT, Bound, bind, solve
-from signatures.dtypes import as_dtype
+from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
 from signatures.tree import unflatten
+from signatures.values import shown
 
 COPYING = (
     "what was loaded cannot be copied or pickled: its programs and locks belong to this process. "
@@ -84,7 +94,9 @@ class LoadedConcrete:
         ]
         # Elsewhere variables hold arrays with values, and nobody needs to look.
         self._is_local = any(is_local(variable) for variable in variables)
-        self._has_keys = any(is_key(get_raw(v)) for reads in self.reads.values() for v in reads)
+        read = {id(v): v for reads in self.reads.values() for v in reads}.values()
+        self._has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in read)
+        self._may_lack_values = not all(map(has_value, read))
         self._lock = lock
 
     def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
@@ -109,6 +121,8 @@ class LoadedConcrete:
             if empty is not None:
                 return _restored(empty, program.outputs)
         reads, writes = self.reads[ranks], self.writes[ranks]
+        if self._may_lack_values:
+            check_values(reads)
         given = plain if not self._is_local else [*plain, *get_all(reads)]
         if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in given):
             return self._run_traced(program, plain, reads, writes)
@@ -116,13 +130,35 @@ class LoadedConcrete:
             state = get_all(reads)
             if self._has_keys:
                 state = [to_words(value) for value in state]
-            results = program.call(*state, *plain)
+            results = self._called(program, state, plain, names)
             for variable, value in zip(writes, results, strict=False):
                 new = from_words(value, as_dtype(variable.dtype))
                 if isinstance(new, jax.core.Tracer):
                     variable.value = new  # refused: it would outlive the trace
                 set_raw(variable, new)
         return _restored(results[len(writes) :], program.outputs)
+
+    def _called(
+        self,
+        program: LoadedProgram,
+        state: Sequence[jax.Array],
+        plain: Sequence[jax.Array],
+        names: Sequence[str],
+    ) -> Sequence[jax.Array]:
+        try:
+            return program.call(*state, *plain)
+        except ValueError as error:
+            if "incompatible devices" not in str(error):
+                raise
+            places = [getattr(value, "sharding", "the host") for value in plain]
+            lines = [f"{name}: {place}" for name, place in zip(names, places, strict=True)]
+            shown = "".join(f"\n  {line}" for line in lines)
+            raise PlacementError(
+                f"{self.signature.name} has inputs on other devices than the variables, which are "
+                f"on {state[0].sharding if state else 'no device'}:{shown}\nLoad the model with "
+                "mesh= to run it on the devices of that mesh, or give arrays of NumPy.",
+                lines,
+            ) from error
 
     def _run_traced(
         self,
@@ -290,7 +326,7 @@ class LoadedFunction:
         Raises:
           BindError: if they do not fit, saying what was expected and what was given.
         """
-        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        values = self._bound(args, kwargs)
         if len(self.concrete) == 1:
             concrete = self.concrete[0]
             bound, problems = concrete.bind_call(values)
@@ -300,6 +336,10 @@ class LoadedFunction:
             concrete, bound = self._choose(values)
         outputs = concrete.run(bound.values, concrete.paths, partial(self._refused, concrete))
         return unflatten(concrete.result, outputs)
+
+    def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        return {name: without_classes(value) for name, value in values.items()}
 
     def _refused(self, concrete: LoadedConcrete, problems: Sequence[str]) -> BindError:
         end = f"The signature is {concrete.signature}."
@@ -315,7 +355,7 @@ class LoadedFunction:
         Raises:
           BindError: if it was not saved for these types, listing those it was saved for.
         """
-        values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
+        values = self._bound(args, kwargs)
         refusals = []
         for concrete in self.concrete:
             leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
@@ -330,7 +370,7 @@ class LoadedFunction:
             refusals.append((concrete, problems))
         if not self.concrete:
             raise self._never_saved()
-        raise self._no_match(refusals)
+        raise self._no_match(values, refusals)
 
     def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Bound]:
         """The most specific concrete function that fits: fewest conversions, then free axes."""
@@ -346,13 +386,19 @@ class LoadedFunction:
                 cost = _conversions(leaves, bound.values)
                 fitting.append(((cost, _openness(concrete.signature), order), concrete, bound))
         if not fitting:
-            raise self._no_match(refusals)
+            raise self._no_match(values, refusals)
         _, concrete, bound = min(fitting, key=lambda one: one[0])
         return concrete, bound
 
-    def _no_match(self, refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]]) -> BindError:
+    def _no_match(
+        self,
+        values: Mapping[str, object],
+        refusals: Sequence[tuple[LoadedConcrete, Sequence[str]]],
+    ) -> BindError:
+        given = ", ".join(f"{name}: {shown(value)}" for name, value in values.items())
         lines = [
-            f"no type of arguments that {self.__name__}{self.__signature__} was saved for fits:"
+            f"no type of arguments that {self.__name__}{self.__signature__} was saved for fits:",
+            f"  given: {given or 'nothing'}",
         ]
         for number, (concrete, problems) in enumerate(refusals, 1):
             lines.append(f"  option {number}: {concrete.signature}")
@@ -396,7 +442,12 @@ def _stored(
 ) -> StoredProgram:
     inner = program.derivative
     derivative = None if inner is None else _stored(inner, reads, ())
-    return StoredProgram(program.record, program.bytecode, reads, writes, derivative)
+    call = partial(_call_without_donating, program)
+    return StoredProgram(program.record, program.bytecode, reads, writes, call, derivative)
+
+
+def _call_without_donating(program: LoadedProgram, *arrays: jax.Array) -> Sequence[jax.Array]:
+    return program.call_traced(*arrays)
 
 
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:

@@ -1,13 +1,18 @@
 """A loaded model: its attributes as they were, its signatures by name, its variables as trees."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
+from exporter.artifact.encoding import metadata_of
 from exporter.artifact.records import Manifest
+from exporter.artifact.stored import StoredModel
 from exporter.errors import StateError
-from exporter.runtime.functions import COPYING, LoadedSignature
+from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
+from exporter.runtime.origin import Origin
 from exporter.variable import Variable
 from signatures.dtypes import as_dtype, is_inexact
+from signatures.errors import UnknownSignatureError
 from signatures.resolver import resolve_call
 
 
@@ -56,12 +61,37 @@ class LoadedObject:
 class Signatures(Mapping[str, LoadedSignature]):
     """The signatures of a loaded model by name. It cannot be changed."""
 
-    def __init__(self, signatures: Mapping[str, LoadedSignature], note: str | None) -> None:
-        """The signatures, and what to tell those who ask for one that is not there."""
+    def __init__(
+        self,
+        signatures: Mapping[str, LoadedSignature],
+        note: str | None,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        """The signatures, and what to tell those who ask for one that is not there.
+
+        Args:
+          signatures: by name.
+          note: why there are none.
+          left_out: the names of those that need parts of the model that were not loaded.
+        """
         self._signatures = dict(signatures)
         self._note = note
+        self._left_out = tuple(left_out)
+
+    def without(self, names: Iterable[str]) -> "Signatures":
+        """The same, which knows that those of these names that it lacks were left out."""
+        left_out = [name for name in names if name not in self._signatures]
+        return Signatures(self._signatures, self._note, left_out)
 
     def __getitem__(self, name: str) -> LoadedSignature:
+        if self._left_out and name not in self._signatures:
+            raise UnknownSignatureError(
+                f"no signature {name!r} was loaded: only= left out "
+                f"{', '.join(map(repr, self._left_out))}, which need other parts of the model. "
+                f"Loaded were {', '.join(map(repr, self._signatures)) or 'none'}.",
+                name,
+                self._signatures,
+            )
         return resolve_call(self._signatures, name, self._note)
 
     def __iter__(self) -> Iterator[str]:
@@ -139,6 +169,25 @@ class LoadedModel(LoadedObject):
         variables = self.__dict__["__variables__"]
         values = _checked(variables, tree, lambda _: True, is_partial=True)
         return self.__dict__["__remade__"](values)  # type: ignore[no-any-return]  # set when loaded
+
+    @property
+    def function_aliases(self) -> Mapping[str, LoadedFunction]:
+        """The functions that were saved with an alias, by it."""
+        return MappingProxyType(self._origin.aliased if self._origin else {})
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the model was saved with as its metadata. Changing it changes nothing else."""
+        return metadata_of(self._origin.manifest.metadata) if self._origin else {}
+
+    @property
+    def _origin(self) -> Origin | None:
+        """What it was loaded from. A model inside another one was not loaded by itself."""
+        return self.__dict__.get("__origin__")
+
+    @property
+    def __exporter_model__(self) -> StoredModel | None:
+        return self._origin.stored if self._origin else None
 
     @property
     def __exporter_signatures__(self) -> tuple[Mapping[str, LoadedSignature], str | None]:

@@ -8,7 +8,9 @@ import numpy as np
 
 from exporter.artifact.encoding import dim_of, spec_of
 from exporter.artifact.records import ProgramRecord
-from exporter.jax_internals import rebuild
+from exporter.errors import IncompatibleRuntimeError
+from exporter.jax_internals import rebuild, shown_mesh
+from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.dtypes import KeyType, is_inexact
 from signatures.errors import SpecError
@@ -40,6 +42,7 @@ class LoadedProgram:
         state: Sequence[TensorSpec],
         updates: Sequence[TensorSpec],
         *,
+        placement: Placement,
         derivative: "LoadedProgram | None" = None,
         order: int = 0,
     ) -> None:
@@ -51,6 +54,7 @@ class LoadedProgram:
           bytecode: the content of its file.
           state: the variables that it takes before the inputs.
           updates: the variables that it returns anew before the outputs.
+          placement: where the arrays of the model lie.
           derivative: the program of its derivative.
           order: how many times it was differentiated itself.
         """
@@ -60,6 +64,7 @@ class LoadedProgram:
         self.outputs = tuple(spec_of(tensor) for tensor in record.outputs)
         self.takes = (*state, *self.inputs)
         self.gives = (*updates, *self.outputs)
+        self._placement = placement
         self.derivative = derivative
         self.order = order
         self.name = "the derivative of " * order + name
@@ -74,21 +79,48 @@ class LoadedProgram:
 
     @cached_property
     def call(self) -> Callable[..., Sequence[jax.Array]]:
-        """The program on flat plain arrays. Variables it returns anew are donated."""
+        """The program on flat plain arrays. Variables it returns anew are donated.
+
+        On a mesh they stay where they were, and inputs from elsewhere are copied to it.
+        """
         donated = [
             position
             for position, number in enumerate(self.record.variables)
             if number in self.record.updates
         ]
-        return jax.jit(self._rebuilt, donate_argnums=donated)
+        placement, count = self._placement, len(self.takes) - len(self.inputs)
+        if placement.mesh is None:
+            return jax.jit(self._rebuilt, donate_argnums=donated)
+        stay = [placement.variables[number] for number in self.record.updates]
+        places = [*stay, *(None for _ in self.outputs)]
+        run = jax.jit(self._rebuilt, donate_argnums=donated, out_shardings=places)
+        return lambda *arrays: run(*arrays[:count], *placement.of_inputs(arrays[count:]))
 
     @cached_property
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
         """The same inside another trace, where nothing can be donated."""
         return transformable(self, jax.jit(self._rebuilt))
 
+    def _check_mesh(self) -> None:
+        """Refuse a program that computes shard by shard on another mesh.
+
+        Raises:
+          IncompatibleRuntimeError: naming both.
+        """
+        needed = {axis.name: axis.size for axis in self.record.mesh}
+        here = self._placement.axes
+        if needed and list(needed.items()) != list(here.items()):
+            found = f"a mesh ({shown_mesh(here)})" if here else "no mesh"
+            raise IncompatibleRuntimeError(
+                f"{self.name} uses jax.shard_map, and so runs on a mesh of the same "
+                f"axes and sizes as when it was saved: ({shown_mesh(needed)}). The model was "
+                f"loaded with {found}. Load it with mesh=jax.make_mesh("
+                f"{tuple(needed.values())}, {tuple(needed)}); its other functions run here."
+            )
+
     @cached_property
     def _rebuilt(self) -> Callable[..., Sequence[jax.Array]]:
+        self._check_mesh()
         return rebuild(
             self.name,
             self.bytecode,
@@ -99,6 +131,8 @@ class LoadedProgram:
             calling_convention_version=self.record.calling_convention_version,
             kept_inputs=self.record.kept_inputs,
             uses_global_constants=self.record.uses_global_constants,
+            mesh=self._placement.axes,
+            pinned_mesh={axis.name: axis.size for axis in self.record.mesh},
         )
 
     def empty_outputs(self, sizes: dict[str, int]) -> list[jax.Array] | None:

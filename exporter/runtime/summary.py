@@ -6,13 +6,13 @@ loaded model has them. The manifest's own JSON is arranged for readers of the ar
 
 import dataclasses
 import math
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NotRequired, TypedDict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from exporter.artifact.encoding import array_of, scalar_of, spec_of, structure_of
+from exporter.artifact.encoding import array_of, metadata_of, spec_of, structure_of
 from exporter.artifact.records import (
     ConcreteRecord,
     FunctionRecord,
@@ -24,9 +24,10 @@ from exporter.artifact.records import (
     TensorRecord,
     VariableRecord,
 )
+from exporter.runtime.paths import leaf_paths
 from signatures.arguments import REQUIRED, Opaque, Parameter, python_signature
 from signatures.dtypes import KeyType, as_dtype
-from signatures.tree import Constant, Keyed, Scalar, Sequential, Static, Structure, describe
+from signatures.tree import Constant, Keyed, Sequential, Static, Structure, describe
 
 # A value that is part of a function is cut at this length: it may be a whole vocabulary.
 _MAX_VALUE_LENGTH = 60
@@ -66,7 +67,8 @@ class Call(TypedDict):
     `ranks` has the numbers of axes for which there is a program, if there are inputs of any rank,
     and `changes` the paths of the variables that a call assigns. `derivatives` says how often it
     can be differentiated, `no_derivative` why not more often although that was asked for, and
-    `row_wise` along which leading axis its rows are independent of each other.
+    `row_wise` along which leading axis its rows are independent of each other. One that computes
+    shard by shard runs on a `mesh` of these axes and sizes only.
     """
 
     inputs: dict[str, Tensor]
@@ -79,6 +81,7 @@ class Call(TypedDict):
     derivatives: int
     no_derivative: str | None
     row_wise: str | None
+    mesh: NotRequired[dict[str, int]]
 
 
 class Named(Call):
@@ -111,7 +114,10 @@ class AttachedFunction(TypedDict):
 
 
 class VariableSummary(TypedDict):
-    """A variable at its shortest attribute path. `key` is its path in the checkpoint."""
+    """A variable at its shortest attribute path. `key` is its path in the checkpoint.
+
+    One that was split over a mesh when it was saved has a `partition_spec`.
+    """
 
     path: str
     key: list[str]
@@ -120,6 +126,7 @@ class VariableSummary(TypedDict):
     bytes: int
     trainable: bool
     collection: str
+    partition_spec: NotRequired[list[str | list[str] | None]]
 
 
 class Files(TypedDict):
@@ -129,8 +136,20 @@ class Files(TypedDict):
     bytes: int
 
 
+class AssetSummary(TypedDict):
+    """A file or folder of the model at its attribute paths, and where it is in the artifact."""
+
+    paths: list[str]
+    file: str
+    bytes: int
+
+
 class Summary(TypedDict):
-    """What an artifact holds. `content` has the ids of the programs and of the variables."""
+    """What an artifact holds. `content` has the ids of the programs and of the variables.
+
+    `function_aliases` has the path of a function by its alias, and `samples` how many there are by
+    the name of the signature or the path of the function.
+    """
 
     class_name: str
     created: str
@@ -145,11 +164,16 @@ class Summary(TypedDict):
     signature_note: str | None
     functions: list[AttachedFunction]
     variables: list[VariableSummary]
+    function_aliases: dict[str, str]
+    assets: list[AssetSummary]
+    samples: dict[str, int]
+    tags: list[str]
+    metadata: dict[str, Any]
 
 
 def summarise(manifest: Manifest) -> Summary:
     """What an artifact holds, for `json.dumps`. The functions nearest to the root come first."""
-    functions, variables = _paths(manifest.nodes)
+    functions, variables, assets = _paths(manifest.nodes)
     names = [
         functions.get(index, [function.name]) for index, function in enumerate(manifest.functions)
     ]
@@ -195,7 +219,22 @@ def summarise(manifest: Manifest) -> Summary:
             _variable(variable, place)
             for variable, place in zip(manifest.variables, places, strict=True)
         ],
+        "function_aliases": {
+            alias: names[number][0] for alias, number in manifest.function_aliases.items()
+        },
+        "assets": [
+            {"paths": paths, "file": file, "bytes": _size_below(file, sizes)}
+            for file, paths in assets.items()
+        ],
+        "samples": dict(Counter(sample.name for sample in manifest.samples)),
+        "tags": manifest.tags,
+        "metadata": metadata_of(manifest.metadata),
     }
+
+
+def _size_below(path: str, sizes: Mapping[str, int]) -> int:
+    """The size of a file, or of all files in a folder."""
+    return sum(s for file, s in sizes.items() if file == path or file.startswith(f"{path}/"))
 
 
 def json_values(array: np.ndarray) -> object:
@@ -220,44 +259,20 @@ def _json_value(value: object) -> object:
     return value
 
 
-def _paths(nodes: Sequence[NodeRecord]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """The attribute paths of each function and of each variable, the shortest first.
-
-    What holds them is entered once, at its shortest path, so circles end.
-    """
+def _paths(
+    nodes: Sequence[NodeRecord],
+) -> tuple[dict[int, list[str]], dict[int, list[str]], dict[str, list[str]]]:
+    """The attribute paths of each function, variable and asset, the shortest first."""
     functions: dict[int, list[str]] = {}
     variables: dict[int, list[str]] = {}
-    above: dict[int, tuple[int, str]] = {0: (0, "")}
-    waiting = deque([0])
-    while waiting:
-        index = waiting.popleft()
-        for step, child in _steps(nodes[index]):
-            node = nodes[child]
-            if node.kind in ("function", "variable"):
-                found = functions if node.kind == "function" else variables
-                path = f"{_path_to(index, above)}{step}".removeprefix(".")
-                found.setdefault(node.index, []).append(path)
-            elif child not in above:
-                above[child] = (index, step)
-                waiting.append(child)
-    return functions, variables
-
-
-def _path_to(index: int, above: Mapping[int, tuple[int, str]]) -> str:
-    steps = []
-    while index:
-        index, step = above[index]
-        steps.append(step)
-    return "".join(reversed(steps))
-
-
-def _steps(node: NodeRecord) -> Iterator[tuple[str, int]]:
-    """Each child, with what Python would write after its holder to reach it."""
-    keys: Sequence[Scalar] = [scalar_of(key) for key in node.keys] or range(len(node.children))
-    has_attributes = node.kind in ("object", "namedtuple")
-    for key, child in zip(keys, node.children, strict=True):
-        is_attribute = has_attributes and isinstance(key, str) and key.isidentifier()
-        yield f".{key!s}" if is_attribute else f"[{key!r}]", child
+    assets: dict[str, list[str]] = {}
+    for node, path in leaf_paths(nodes):
+        if node.path is not None:
+            assets.setdefault(node.path, []).append(path)
+        else:
+            found = functions if node.kind == "function" else variables
+            found.setdefault(node.index, []).append(path)
+    return functions, variables, assets
 
 
 def _owner(manifest: Manifest, number: int, names: Sequence[Sequence[str]]) -> str | None:
@@ -272,7 +287,8 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
     programs = [manifest.programs[number] for number in concrete.programs]
     changed = dict.fromkeys(number for program in programs for number in program.updates)
     bounds = {dim.name: dim for tensor in concrete.inputs for dim in spec_of(tensor).dims}
-    return {
+    transformations = _transformations(manifest, programs)
+    call: Call = {
         "inputs": {tensor.name: _tensor(tensor) for tensor in concrete.inputs},
         "outputs": {tensor.name: _tensor(tensor) for tensor in concrete.outputs},
         "bounds": {
@@ -283,8 +299,14 @@ def _call(manifest: Manifest, concrete: ConcreteRecord, places: Sequence[str]) -
         "untraced": [{"ranks": one.ranks, "reason": one.reason} for one in concrete.untraced],
         "changes": [places[number] for number in changed],
         "notes": concrete.notes,
-        **_transformations(manifest, programs),
+        "derivatives": transformations["derivatives"],
+        "no_derivative": transformations["no_derivative"],
+        "row_wise": transformations["row_wise"],
     }
+    mesh = {axis.name: axis.size for program in programs for axis in program.mesh}
+    if mesh:
+        call["mesh"] = mesh
+    return call
 
 
 class _Transformations(TypedDict):
@@ -389,7 +411,7 @@ def _variable(record: VariableRecord, path: str) -> VariableSummary:
     dtype = as_dtype(record.dtype)
     # What it takes in memory: NumPy gives the small integers and floats a byte each.
     itemsize = 4 * dtype.words if isinstance(dtype, KeyType) else dtype.itemsize
-    return {
+    summary: VariableSummary = {
         "path": path,
         "key": record.key,
         "dtype": record.dtype,
@@ -398,3 +420,5 @@ def _variable(record: VariableRecord, path: str) -> VariableSummary:
         "trainable": record.trainable,
         "collection": record.collection,
     }
+    spec = record.partition_spec
+    return summary | {"partition_spec": spec} if spec else summary

@@ -1,10 +1,13 @@
 """The object tree of a manifest back into objects, lists, dicts and tuples."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from exporter.artifact.encoding import scalar_of
+from exporter.artifact.layout import inside
 from exporter.artifact.records import Manifest, NodeRecord
+from exporter.asset import Asset
 from exporter.runtime.functions import LoadedFunction
 from exporter.runtime.model import LoadedModel, LoadedObject, Signatures
 from exporter.variable import Variable
@@ -16,8 +19,12 @@ def build(
     variables: Sequence[Variable],
     functions: Sequence[LoadedFunction],
     signatures: Callable[[Mapping[str, int]], Signatures],
+    folder: Path,
 ) -> Mapping[int, Any]:
-    """What each node becomes. Two paths to one node lead to one object, and circles close."""
+    """What each node becomes. Two paths to one node lead to one object, and circles close.
+
+    Assets are paths in `folder`.
+    """
     made: dict[int, Any] = {}
     nodes = manifest.nodes
     for index, node in enumerate(nodes):
@@ -25,6 +32,8 @@ def build(
             made[index] = variables[node.index]
         elif node.kind == "function":
             made[index] = functions[node.index]
+        elif node.kind == "asset":
+            made[index] = Asset(inside(folder.resolve(), str(node.path)))
         elif node.kind not in ("tuple", "namedtuple"):
             made[index] = _shell(node, is_model=index == 0 or node.signatures is not None)
     for index in range(len(nodes)):

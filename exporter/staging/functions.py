@@ -15,6 +15,7 @@ from typing import TypeVar, overload
 import jax
 import jax.numpy as jnp
 
+from exporter.pytrees import without_classes
 from exporter.staging.graph import TrackedGraph
 from exporter.staging.inputs import (
     Inputs,
@@ -23,6 +24,7 @@ from exporter.staging.inputs import (
     of_call,
     of_signature,
     parameters_of,
+    with_baked,
 )
 from exporter.staging.slots import is_array
 from exporter.staging.state import restored
@@ -69,6 +71,7 @@ class Function:
         *,
         is_default: bool = False,
         owner: object = None,
+        output_names: tuple[str, ...] = (),
     ) -> None:
         """See `exporter.function`, which is the way to make one."""
         # What binds the function: nothing for a static method, the class for a class method.
@@ -80,10 +83,11 @@ class Function:
         self.input_signature = input_signature
         self.is_default = is_default
         self.owner = owner
+        self._output_names = output_names
         self._memories: dict[int, tuple[Callable[[], object], _Memory]] = {}
         self._memory = _Memory()
         functools.update_wrapper(self, python_function)
-        self.__signature__ = inspect.signature(self.call)
+        self.__signature__ = with_baked(inspect.signature(self.call), input_signature)
         if input_signature is not None:
             self._check_declaration()
 
@@ -110,7 +114,7 @@ class Function:
         bound = Function.__new__(Function)
         bound.__dict__.update(self.__dict__)
         bound.owner = instance
-        bound.__signature__ = inspect.signature(bound.call)
+        bound.__signature__ = with_baked(inspect.signature(bound.call), bound.input_signature)
         bound.__dict__["_memory"] = self._memory_of(instance)
         return bound
 
@@ -165,7 +169,9 @@ class Function:
         signature = self.python_signature
         doc = inspect.getdoc(self.python_function)
         parameters = parameters_of(signature)
-        return Subject(self.call, self.name, doc, parameters, lambda: surroundings(self))
+        return Subject(
+            self.call, self.name, doc, parameters, lambda: surroundings(self), self._output_names
+        )
 
     def inputs(self) -> Inputs:
         """The declared inputs.
@@ -208,7 +214,7 @@ class Function:
         self, inputs: Inputs, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         values = bind_arguments(self.python_signature, self.name, args, kwargs)
-        leaves, problems = match(inputs.arguments, values, len(inputs.specs))
+        leaves, problems = match(inputs.arguments, without_classes(values), len(inputs.specs))
         for spec, leaf in zip(inputs.specs, leaves, strict=True):
             if not spec.admits(leaf):
                 problems.append(f"{spec.name}: expected {spec}, got {leaf!r}")
@@ -226,7 +232,7 @@ class Function:
           BindError: if the arguments do not fit the input signature.
         """
         if _is_tracing(args, kwargs):
-            return self.call(*args, **kwargs)
+            return self._call_plainly(args, kwargs)
         values = bind_arguments(self.python_signature, self.name, args, kwargs)
         if self.input_signature is not None:
             values = self._converted(values)
@@ -235,6 +241,13 @@ class Function:
             result, outputs = self._run(inputs, flat_values(values))
         self._memory.types.setdefault(inputs.key, inputs)
         return unflatten(result, outputs)
+
+    def _call_plainly(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        if isinstance(self.input_signature, Mapping):  # it may bake in other values than defaults
+            bound = self.python_signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        return self.call(*args, **kwargs)
 
     def _run(self, inputs: Inputs, arrays: list[object]) -> tuple[Structure, list[object]]:
         graph = track(surroundings(self))
@@ -251,7 +264,7 @@ class Function:
         inputs, python = self.inputs(), self.python_signature
         specs = {str(spec.name): spec for spec in inputs.specs}
         signature = named_by_path(Signature(self.name, specs, {}), inputs.arguments)
-        bound, problems = bind_call(signature, inputs.arguments, values)
+        bound, problems = bind_call(signature, inputs.arguments, without_classes(values))
         if problems:
             shown = ", ".join(f"{name}: {spec}" for name, spec in specs.items())
             raise refused(self.name, python, f"The inputs are ({shown}).", problems)
@@ -295,8 +308,9 @@ def function(
       fn: the function. Left out when the decorator is given arguments.
       input_signature: for each parameter in order, or by name in a dict, a `TensorSpec`, a
         `jax.ShapeDtypeStruct`, an array, or a nesting of these. A parameter with a default value
-        may be left out: the value is then part of the saved function. Without a signature, the
-        function is saved for the types it is called with.
+        may be left out: the value is then part of the saved function. So is a number, flag, text
+        or `None` that a dict has for a parameter: it becomes the default. Without a signature,
+        the function is saved for the types it is called with.
       default: whether this is the signature called when none is named.
 
     Returns:

@@ -8,12 +8,16 @@ from functools import cached_property
 import jax
 import numpy as np
 
+from exporter.asset import Asset
 from exporter.staging.frameworks import Framework
 from exporter.staging.slots import Place, VariableSlot
 from exporter.variable import Variable
 from signatures.tree import Scalar
 
 Path = tuple[Scalar, ...]
+
+# What is worth keeping, with all that leads to it.
+_KEPT = ("variable", "function", "asset")
 
 _CONTAINERS = ("list", "tuple", "namedtuple", "dict")
 
@@ -23,11 +27,12 @@ class Node:
     """One thing in the graph.
 
     Attributes:
-      kind: `object`, `list`, `tuple`, `namedtuple`, `dict`, `variable`, `function` or `value`.
-      name: the class of an object or the type name of a namedtuple.
+      kind: `object`, `list`, `tuple`, `namedtuple`, `dict`, `variable`, `function`,
+        `asset` or `value`.
+      name: the class of an object, or of what comes back as a namedtuple, dict or tuple.
       keys: the attribute names, fields or keys of the children.
       children: the positions of the children among the nodes.
-      index: the position among the variables or functions.
+      index: the position among the variables, functions or assets.
       value: the Python value.
       token: what tells a value from others of its kind, for comparing layouts.
       signatures: for an object that was loaded, its signatures by name.
@@ -77,6 +82,14 @@ class TrackedFunction:
 
 
 @dataclass(frozen=True)
+class TrackedAsset:
+    """A file of the graph and the first way to it from the root."""
+
+    path: Path
+    asset: Asset
+
+
+@dataclass(frozen=True)
 class TrackedGraph:
     """What a root object reaches.
 
@@ -86,6 +99,7 @@ class TrackedGraph:
       holders: every object, list and dict that was walked, with its path.
       layout: every node, those that lead nowhere included: two graphs with equal layouts have the
         same shape and the same Python numbers, flags and texts in it.
+      assets: every file, each object once.
     """
 
     variables: tuple[TrackedVariable, ...]
@@ -93,10 +107,11 @@ class TrackedGraph:
     holders: tuple[tuple[Path, object], ...]
     layout: tuple[Node, ...]
     frameworks: tuple[Framework, ...]
+    assets: tuple[TrackedAsset, ...] = ()
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """Every thing that leads to a variable or function, the root first."""
+        """Every thing that leads to a variable, function or asset, the root first."""
         return _pruned(self.layout)
 
     @contextmanager
@@ -146,13 +161,13 @@ def dotted(path: Iterable[Scalar]) -> str:
 
 
 def _pruned(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """The nodes that lead to a variable or function, renumbered. Containers keep all items."""
+    """The nodes that lead to what is kept, renumbered. Containers keep all items."""
     parents: dict[int, list[int]] = {}
     for index, node in enumerate(nodes):
         for child in node.children:
             parents.setdefault(child, []).append(index)
     useful: set[int] = {0}
-    waiting = [i for i, node in enumerate(nodes) if node.kind in ("variable", "function")]
+    waiting = [i for i, node in enumerate(nodes) if node.kind in _KEPT]
     while waiting:
         index = waiting.pop()
         if index not in useful or index == 0:

@@ -1,12 +1,14 @@
 """What a function is traced with: for each parameter, where arrays stand and what they are."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
 
+from exporter.pytrees import opened, without_classes
+from exporter.staging.frameworks import frameworks
 from signatures.arguments import REQUIRED, Parameter, match
 from signatures.binding import check_values
 from signatures.dtypes import KeyType
@@ -24,12 +26,14 @@ from signatures.tree import (
     flatten,
     leaf_paths,
     map_leaves,
+    own_parts,
 )
 
 # The words of JAX's own arithmetic over sizes.
 _RESERVED = frozenset({"max", "min", "mod", "floordiv", "non_negative"})
 
-# One spec, or a nesting of them, or a value to bake in, for each positional parameter or by name.
+# One spec or a nesting of them for each positional parameter, or by name. By name it may also be a
+# plain value to bake in: a number, a flag, a text or `None`.
 InputSignature = Sequence[object] | Mapping[str, object]
 
 
@@ -63,11 +67,14 @@ def of_signature(
       SpecError: if two arrays have one name.
     """
     given = _by_parameter(python, input_signature, function)
+    baked = _baked_values(python, input_signature)
     trees: dict[str, object] = {}
     for name, parameter in python.parameters.items():
-        if name in given:
+        if name in baked:
+            trees[name] = _Baked(baked[name])
+        elif name in given:
             trees[name] = given[name]
-            structure, _ = flatten(given[name], is_array_like)
+            structure, _ = _flatten(given[name])
             _refuse_statics(structure, given[name], name, f"{function}{python}")
         elif parameter.kind is parameter.VAR_POSITIONAL:
             trees[name] = ()
@@ -81,7 +88,30 @@ def of_signature(
                 "default either. Give one spec for each parameter, in order or as a dict by name."
             )
     inputs = _named(*_structures(trees, function), function)
-    return replace(inputs, defaults=_defaults(python, inputs, given, function))
+    specified = [name for name in given if name not in baked]
+    return replace(inputs, defaults=_defaults(python, inputs, specified, function))
+
+
+def with_baked(
+    python: inspect.Signature, input_signature: InputSignature | None
+) -> inspect.Signature:
+    """The parameters of a function, with the values that its input signature bakes in as defaults.
+
+    A parameter with others after it that must be given stays one that must be given.
+    """
+    baked = _baked_values(python, input_signature)
+    changed: list[inspect.Parameter] = []
+    may_be_left_out = True
+    for parameter in reversed(list(python.parameters.values())):
+        new = parameter
+        if parameter.name in baked and (
+            may_be_left_out or parameter.kind is parameter.KEYWORD_ONLY
+        ):
+            new = parameter.replace(default=baked[parameter.name])
+        if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD:
+            may_be_left_out = new.default is not REQUIRED
+        changed.append(new)
+    return python.replace(parameters=changed[::-1]) if baked else python
 
 
 def of_call(values: Mapping[str, object], function: str) -> Inputs:
@@ -91,7 +121,7 @@ def of_call(values: Mapping[str, object], function: str) -> Inputs:
 
 def flat_values(values: Mapping[str, object]) -> list[object]:
     """The arrays in the values of a call, in the order of the specs of `of_call`."""
-    leaves = (leaf for value in values.values() for leaf in flatten(value, is_array_like)[1])
+    leaves = (leaf for value in values.values() for leaf in _flatten(value)[1])
     return [
         leaf.__jax_array__() if callable(getattr(leaf, "__jax_array__", None)) else leaf  # type: ignore[attr-defined]
         for leaf in leaves
@@ -103,6 +133,21 @@ def is_array_like(value: object) -> bool:
     return isinstance(value, TensorSpec | np.generic) or (
         hasattr(value, "shape") and hasattr(value, "dtype")
     )
+
+
+def _flatten(value: object) -> tuple[Structure, list[object]]:
+    return flatten(value, is_array_like, _opened)
+
+
+def _opened(value: object) -> tuple[Sequential | Keyed, Sequence[object]] | None:
+    """Objects of classes of their own taken apart, but for those that hold a framework's state.
+
+    A function would work on a copy of such an object, and what it changes there would be lost.
+    """
+    found = opened(value)
+    if found and any(one.box(part) for one in frameworks() for part in found[1]):
+        return None
+    return found
 
 
 def check_spec(spec: TensorSpec, where: str) -> None:
@@ -129,7 +174,7 @@ def check_spec(spec: TensorSpec, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Baked:
-    """A default value that no spec covers: part of the trace, whatever it is."""
+    """A value that no spec covers, a default or a given one: part of the trace, whatever it is."""
 
     value: object
 
@@ -163,6 +208,23 @@ def _by_parameter(
     return named | ({rest.name: extra} if rest and extra else {})
 
 
+def _baked_values(
+    python: inspect.Signature, input_signature: InputSignature | None
+) -> dict[str, Scalar]:
+    """The plain values in an input signature by name. A position without a spec is a mistake."""
+    if not isinstance(input_signature, Mapping):
+        return {}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        name: value
+        for name, value in input_signature.items()
+        if isinstance(value, Scalar)
+        and not is_array_like(value)
+        and name in python.parameters
+        and python.parameters[name].kind not in variadic
+    }
+
+
 def _structures(
     trees: Mapping[str, object], function: str
 ) -> tuple[dict[str, Structure], list[TensorSpec]]:
@@ -172,7 +234,7 @@ def _structures(
         if isinstance(tree, _Baked):
             structures[name] = _baked(tree.value)
             continue
-        structure, leaves = flatten(tree, is_array_like)
+        structure, leaves = _flatten(tree)
         _refuse_containers(structure, name, function)
         structures[name] = _shifted(structure, len(specs))
         for path, index in leaf_paths(structure, name):
@@ -185,7 +247,7 @@ def _structures(
 
 
 def _baked(value: object) -> Structure:
-    structure, leaves = flatten(value, is_array_like)
+    structure, leaves = _flatten(value)
     return map_leaves(structure, lambda index: _constant(leaves[index]))
 
 
@@ -194,6 +256,9 @@ def _constant(value: object) -> Structure:
         return Constant(np.asarray(value), value)
     except TypeError:  # a typed random key has no plain array
         return Static(repr(value), opaque=True, original=value)
+
+
+_NOTHING = Static(None)
 
 
 def _refuse_statics(structure: Structure, tree: object, name: str, function: str) -> None:
@@ -205,8 +270,9 @@ def _refuse_statics(structure: Structure, tree: object, name: str, function: str
             "these."
         )
     if isinstance(structure, Sequential | Keyed):
-        for item in structure.items:
-            _refuse_statics(item, tree, name, function)
+        for item in own_parts(structure):
+            if structure.static is None or item != _NOTHING:  # an object may have empty parts
+                _refuse_statics(item, tree, name, function)
 
 
 def _refuse_containers(structure: Structure, name: str, function: str) -> None:
@@ -216,7 +282,8 @@ def _refuse_containers(structure: Structure, name: str, function: str) -> None:
         if any(is_array_like(leaf) for leaf in leaves):
             raise BindError(
                 f"{function} is given a {type(structure.original).__name__} with arrays in it for "
-                f"{name!r}. Pass its arrays in a dict, a list, a tuple or a namedtuple."
+                f"{name!r}. Pass its arrays in a dict, a list, a tuple, a namedtuple or an object "
+                "of a class registered with JAX."
             )
     if isinstance(structure, Keyed):
         for key in structure.keys:
@@ -253,7 +320,7 @@ def _named(
 
 
 def _defaults(
-    python: inspect.Signature, inputs: Inputs, given: Mapping[str, object], function: str
+    python: inspect.Signature, inputs: Inputs, given: Iterable[str], function: str
 ) -> dict[str, np.ndarray]:
     """The default values of the parameters that have a spec. `None` means that there is none."""
     defaults: dict[str, np.ndarray] = {}
@@ -262,7 +329,9 @@ def _defaults(
         if default is REQUIRED or default is None:
             continue
         structure = inputs.arguments[name]
-        leaves, problems = match({name: structure}, {name: default}, len(inputs.specs))
+        leaves, problems = match(
+            {name: structure}, {name: without_classes(default)}, len(inputs.specs)
+        )
         paths = list(leaf_paths(structure, name))
         specs = {path: inputs.specs[index] for path, index in paths}
         found, more = check_values(Signature(function, specs, {}), [leaves[i] for _, i in paths])

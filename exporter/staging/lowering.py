@@ -2,26 +2,26 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
-import jax.extend.core
-import numpy as np
 from jax import export
 
-from exporter.errors import LoweringError
+from exporter.errors import LoweringError, Problem
 from exporter.jax_internals import (
-    STABLE_CUSTOM_CALLS,
+    joined_text,
     module_text,
     newest_stablehlo,
     portable_bytecode,
     program_facts,
-    user_line,
 )
 from exporter.staging.derivatives import FlatFunction, derivative_of
 from exporter.staging.independence import row_wise
+from exporter.staging.obstacles import callbacks, constants, mapped_by_process
+from exporter.staging.platforms import lacking
+from exporter.staging.prints import without_prints
+from exporter.staging.probing import UNCHECKED, first_line, unstable
 from exporter.staging.tracing import Variant
 from signatures.spec import Dim, TensorSpec
 
@@ -32,13 +32,6 @@ _ALIASES = {"gpu": "cuda"}
 # first: nearly all programs need 0.9.0 only, composites such as top_k need 1.0.0. In between
 # lie the releases that brought a type or an operation, each worth a try before the newest.
 STABLEHLO_TARGETS = ("0.9.0", "1.0.0", "1.4.0", "1.8.0", "1.10.0", "1.12.0", "1.13.0", "1.15.0")
-
-
-# How JAX names what it cannot lower.
-_NAMED_CALL = re.compile(r"custom_call @\"?([\w$.]+)")
-_NO_RULE = re.compile(
-    r"primitive '(?P<primitive>[^']+)' not found for platforms? (?P<platforms>.*)"
-)
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,8 @@ class LoweredProgram:
       kept_inputs: the positions, among variables and inputs, that its main function takes.
       uses_global_constants: whether inner functions take the platform or named sizes, as JAX's
         calling convention has it.
+      mesh_axes: the mesh axes that its sharding constraints name.
+      mesh: the axes, with their sizes, of the mesh that it computes on shard by shard, if any.
       derivative: the program of its derivative. `None` if nobody asked for it, all of it is zero
         or it cannot be had.
       derivative_problem: in the last case, why.
@@ -80,6 +75,8 @@ class LoweredProgram:
     calling_convention_version: int
     kept_inputs: tuple[int, ...]
     uses_global_constants: bool
+    mesh_axes: tuple[str, ...]
+    mesh: tuple[tuple[str, int], ...]
     derivative: "LoweredProgram | None" = None
     derivative_problem: str | None = None
     row_wise: str | None = None
@@ -93,6 +90,7 @@ class _Job:
     platforms: tuple[str, ...]
     version: str
     keep_locations: bool
+    custom_calls: tuple[str, ...]
 
 
 def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
@@ -131,6 +129,25 @@ def check_target(target: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Module:
+    """A program as text, with what its callers need to know."""
+
+    text: str
+    calling_convention_version: int
+    kept_inputs: tuple[int, ...]
+    uses_global_constants: bool
+
+    @classmethod
+    def of(cls, exported: export.Exported, *, keep_locations: bool) -> "_Module":
+        return cls(
+            module_text(exported, keep_locations=keep_locations),
+            exported.calling_convention_version,
+            tuple(exported.module_kept_var_idx),
+            exported.uses_global_constants,
+        )
+
+
 def lower(
     variant: Variant,
     name: str,
@@ -140,6 +157,8 @@ def lower(
     target: str = "oldest",
     keep_locations: bool = False,
     max_constant_bytes: int,
+    custom_calls: Sequence[str] = (),
+    python_function: Callable[..., object] | None = None,
     vjp_order: int = 0,
 ) -> LoweredProgram:
     """One StableHLO program for a trace.
@@ -154,19 +173,29 @@ def lower(
       target: a StableHLO version, or `"oldest"` for the oldest that can express the program.
       keep_locations: whether operations still say which line of the user's code they came from.
       max_constant_bytes: the largest array that may be part of the program itself.
+      custom_calls: the native functions that the caller vouches for.
+      python_function: what was traced, to find the names of arrays in.
       vjp_order: how many times the program is differentiated, each time into a program of its own.
         One that cannot be is left out, with a warning.
 
     Raises:
-      LoweringError: if the program holds a large constant, calls Python or a native function
-        without a promise of stability, or cannot be expressed for a platform or at the target.
+      LoweringError: with everything that stands in the way: large constants, calls of Python or
+        of native functions without a promise of stability, operations that a platform lacks.
     """
-    variant = _without_prints(variant, name)
-    _refuse_callbacks(variant, name)
-    _refuse_constants(variant, name, max_constant_bytes)
+    variant = without_prints(variant, name)
+    job = _Job(variant, tuple(platforms), target, keep_locations, tuple(custom_calls))
+    problems = [*callbacks(variant.jaxpr.jaxpr, name)]
+    problems += constants(variant.jaxpr, name, max_constant_bytes, python_function)
+    problems += mapped_by_process(variant.jaxpr.jaxpr, name)
     flat = _flat(variant, name, numbers)
-    job = _Job(variant, tuple(platforms), target, keep_locations)
-    program, results = _lowered(flat, job)
+    module = _module(flat, job)
+    if isinstance(module, Exception):
+        problems += lacking(variant, name, platforms, custom_calls)
+        problems = problems or [_unexplained(module, name, platforms)]
+    if problems or isinstance(module, Exception):
+        cause = module if isinstance(module, Exception) else None
+        raise LoweringError.of(_with_inputs(problems, variant)) from cause
+    program, results = _program(module, flat, job)
     return _with_derivatives(program, flat, results, job, vjp_order)
 
 
@@ -193,22 +222,20 @@ def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFuncti
     )
 
 
-def _lowered(flat: FlatFunction, job: _Job) -> tuple[LoweredProgram, list[jax.ShapeDtypeStruct]]:
+def _program(
+    module: _Module, flat: FlatFunction, job: _Job
+) -> tuple[LoweredProgram, list[jax.ShapeDtypeStruct]]:
     """The program of a flat function, without its derivatives, and what it returns."""
-
-    def call(*arrays: jax.Array) -> Sequence[jax.Array]:
-        return flat.call(*arrays)
-
-    call.__name__ = call.__qualname__ = flat.name
-    jitted = jax.jit(call)
-    traced = jitted.trace(*flat.structs)
+    bytecode, version = _portable(module.text, flat.name, job.version)
     try:
-        exported = export.export(jitted, platforms=job.platforms)(*flat.structs)
-    except (ValueError, NotImplementedError, KeyError) as error:
-        raise _cannot_lower(error, job.variant, flat.name, job.platforms) from error
-    bytecode, version = _portable(
-        exported, flat.name, job.version, keep_locations=job.keep_locations
-    )
+        facts = program_facts(bytecode)
+    except ValueError as error:
+        message = f"{flat.name} cannot be a portable program: {error}"
+        raise LoweringError.of([Problem("program", flat.name, message)]) from error
+    if unstable(facts.custom_calls, job.custom_calls):
+        found = lacking(job.variant, flat.name, job.platforms, job.custom_calls)
+        raise LoweringError.of(_with_inputs(found, job.variant))
+    traced = jax.jit(_named(flat)).trace(*flat.structs)
     program = LoweredProgram(
         bytecode=bytecode,
         stablehlo_version=version,
@@ -219,13 +246,25 @@ def _lowered(flat: FlatFunction, job: _Job) -> tuple[LoweredProgram, list[jax.Sh
         outputs=flat.outputs,
         dims=job.variant.dims,
         ranks=job.variant.ranks,
-        custom_calls=_checked_custom_calls(bytecode, flat.name),
-        calling_convention_version=exported.calling_convention_version,
-        kept_inputs=exported.module_kept_var_idx,
-        uses_global_constants=exported.uses_global_constants,
+        custom_calls=facts.custom_calls,
+        calling_convention_version=module.calling_convention_version,
+        kept_inputs=module.kept_inputs,
+        uses_global_constants=module.uses_global_constants,
+        mesh_axes=facts.mesh_axes,
+        mesh=facts.mesh,
         row_wise=None if flat.updates else row_wise(traced.jaxpr, len(flat.variables)),
     )
     return program, list(traced.out_info)
+
+
+def _named(flat: FlatFunction) -> Callable[..., Sequence[jax.Array]]:
+    """The function under the name that its program is to have."""
+
+    def call(*arrays: jax.Array) -> Sequence[jax.Array]:
+        return flat.call(*arrays)
+
+    call.__name__ = call.__qualname__ = flat.name
+    return call
 
 
 def _with_derivatives(
@@ -240,9 +279,12 @@ def _with_derivatives(
     if derivative is None:
         return program
     try:
-        first, cotangents = _lowered(derivative, job)
+        module = _module(derivative, job)
+        if isinstance(module, Exception):
+            raise module
+        first, cotangents = _program(module, derivative, job)
     except Exception as error:  # noqa: BLE001  # rules of derivatives are anybody's code
-        reason = _first_line(error)
+        reason = first_line(error)
         warnings.warn(
             f"{flat.name} is saved without its derivative, so gradients through it will be refused "
             f"when it is loaded: {reason}",
@@ -253,10 +295,28 @@ def _with_derivatives(
     return replace(program, derivative=first)
 
 
-def _portable(
-    exported: export.Exported, name: str, target: str, *, keep_locations: bool
-) -> tuple[bytes, str]:
-    text = module_text(exported, keep_locations=keep_locations)
+def _module(flat: FlatFunction, job: _Job) -> _Module | Exception:
+    """The program for all platforms, or what JAX has against it."""
+    function = _named(flat)
+
+    def made(chosen: Sequence[str]) -> _Module:
+        make = export.export(jax.jit(function), platforms=chosen, disabled_checks=UNCHECKED)
+        return _Module.of(make(*flat.structs), keep_locations=job.keep_locations)
+
+    try:
+        return made(job.platforms)
+    except Exception as error:  # noqa: BLE001  # each backend refuses in its own way
+        if len(job.platforms) == 1:
+            return error
+    try:
+        modules = [made((platform,)) for platform in job.platforms]
+    except Exception as error:  # noqa: BLE001
+        return error
+    text = joined_text([module.text for module in modules])
+    return replace(modules[0], text=text, uses_global_constants=True)
+
+
+def _portable(text: str, name: str, target: str) -> tuple[bytes, str]:
     newest = newest_stablehlo()
     targets = [*STABLEHLO_TARGETS, newest] if target == "oldest" else [target]
     for version in targets:
@@ -264,138 +324,15 @@ def _portable(
             return portable_bytecode(text, version), version
         except ValueError as error:
             last = error
-    raise LoweringError(
-        f"{name} cannot be expressed in StableHLO {targets[-1]}: {_first_line(last)}"
-    ) from last
+    message = f"{name} cannot be expressed in StableHLO {targets[-1]}: {first_line(last)}"
+    raise LoweringError.of([Problem("program", name, message)]) from last
 
 
-def _checked_custom_calls(bytecode: bytes, name: str) -> tuple[str, ...]:
-    calls = program_facts(bytecode).custom_calls
-    unstable = [call for call in calls if call not in STABLE_CUSTOM_CALLS]
-    if unstable:
-        raise _unstable(name, unstable)
-    return calls
+def _unexplained(error: Exception, name: str, platforms: Sequence[str]) -> Problem:
+    message = f"{name} cannot be lowered for {', '.join(platforms)}: {first_line(error)}"
+    return Problem("platform", name, message, platforms=tuple(platforms))
 
 
-def _unstable(name: str, calls: Sequence[str]) -> LoweringError:
-    return LoweringError(
-        f"{name} calls {', '.join(calls)}, of which nobody promises that later releases still have "
-        "it. Compute it with other operations, or leave the platforms that need it out of "
-        "platforms=."
-    )
-
-
-def _cannot_lower(
-    error: Exception, variant: Variant, name: str, platforms: Sequence[str]
-) -> LoweringError:
-    """What JAX has against lowering a trace, in words that say what to do."""
-    text = str(error)
-    calls = sorted(set(_NAMED_CALL.findall(text)))
-    if calls and "compatibility guarantees" in text:
-        return _unstable(name, calls)
-    missing = _NO_RULE.search(text)
-    if missing is None:
-        return LoweringError(
-            f"{name} cannot be lowered for {', '.join(platforms)}: {_first_line(error)}"
-        )
-    primitive = missing["primitive"]
-    without = [platform for platform in platforms if platform in missing["platforms"]]
-    lines = (
-        f" at {user_line(equation)}"
-        for equation in _equations(variant.jaxpr.jaxpr)
-        if equation.primitive.name == primitive
-    )
-    rest = tuple(platform for platform in platforms if platform not in without)
-    advice = f" Save it with platforms={rest!r}." if rest else ""
-    return LoweringError(
-        f"{name} cannot be lowered for {', '.join(without) or ', '.join(platforms)}: "
-        f"{primitive}{next(lines, '')} has no lowering there.{advice}"
-    )
-
-
-_PRINTS = ("debug_callback", "debug_print")
-
-
-def _without_prints(variant: Variant, name: str) -> Variant:
-    """The trace without `jax.debug` calls, which no program can hold and no result needs."""
-    dropped: list[str] = []
-    inner = _stripped(variant.jaxpr.jaxpr, dropped)
-    if not dropped:
-        return variant
-    warnings.warn(
-        f"{name} is saved without what it prints with jax.debug, which needs Python: "
-        f"{'; '.join(dropped)}.",
-        stacklevel=2,
-    )
-    return replace(variant, jaxpr=jax.extend.core.ClosedJaxpr(inner, variant.jaxpr.consts))
-
-
-def _stripped(jaxpr: Any, dropped: list[str]) -> Any:
-    equations = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _PRINTS:
-            dropped.append(user_line(equation))
-            continue
-        params = {key: _inside(value, dropped) for key, value in equation.params.items()}
-        effects = _without_debug(equation.effects)
-        equations.append(equation.replace(params=params, effects=effects))
-    return jaxpr.replace(eqns=equations, effects=_without_debug(jaxpr.effects))
-
-
-def _inside(param: Any, dropped: list[str]) -> Any:
-    """A parameter of an equation with the programs in it stripped: bodies, branches."""
-    if isinstance(param, tuple | list) and param:
-        items = [_inside(item, dropped) for item in param]
-        same = all(new is old for new, old in zip(items, param, strict=True))
-        return param if same or hasattr(param, "_fields") else type(param)(items)
-    is_closed = isinstance(param, jax.extend.core.ClosedJaxpr)
-    if not is_closed and not isinstance(param, jax.extend.core.Jaxpr):
-        return param
-    inner = param.jaxpr if is_closed else param
-    if not any(equation.primitive.name in _PRINTS for equation in _equations(inner)):
-        return param
-    stripped = _stripped(inner, dropped)
-    return jax.extend.core.ClosedJaxpr(stripped, param.consts) if is_closed else stripped
-
-
-def _without_debug(effects: Any) -> Any:
-    kept = {effect for effect in effects if "DebugEffect" not in type(effect).__name__}
-    return type(effects)(kept)
-
-
-def _refuse_callbacks(variant: Variant, name: str) -> None:
-    found = [
-        f"{equation.primitive.name} at {user_line(equation)}"
-        for equation in _equations(variant.jaxpr.jaxpr)
-        if "callback" in equation.primitive.name or equation.primitive.name == "debug_print"
-    ]
-    if found:
-        raise LoweringError(
-            f"{name} calls back into Python, which a program without its Python code cannot do: "
-            f"{'; '.join(found)}. Remove the call, or return the value and use it outside."
-        )
-
-
-def _refuse_constants(variant: Variant, name: str, max_bytes: int) -> None:
-    for constant in variant.jaxpr.consts:
-        size = int(np.size(constant)) * np.dtype(getattr(constant, "dtype", float)).itemsize
-        if size > max_bytes:
-            shape, dtype = np.shape(constant), constant.dtype
-            raise LoweringError(
-                f"{name} uses an array {dtype}[{', '.join(map(str, shape))}] of {size:,} bytes "
-                "that the object does not hold, so it would be written into the program itself. "
-                "Assign it to an attribute of the object and read it from there "
-                f"(or raise SaveOptions(max_constant_bytes={max_bytes}))."
-            )
-
-
-def _equations(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _equations(inner)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _with_inputs(problems: Iterable[Problem], variant: Variant) -> list[Problem]:
+    shown = ", ".join(f"{spec.name}: {spec}" for spec in variant.inputs)
+    return [replace(problem, inputs=shown) for problem in problems]

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from exporter.errors import TracingError
+from exporter.pytrees import opened
 from exporter.staging import shapes
 from exporter.staging.inputs import is_array_like
 from signatures.dtypes import as_dtype
@@ -21,6 +21,7 @@ from signatures.tree import (
     describe,
     flatten,
     leaf_paths,
+    own_parts,
 )
 
 
@@ -30,7 +31,7 @@ def flatten_result(returned: object) -> tuple[Structure, list[object]]:
     Raises:
       TracingError: if something in it is neither an array nor a container of arrays.
     """
-    structure, leaves = flatten(_as_arrays(returned), _is_output)
+    structure, leaves = flatten(returned, _is_output, opened)
     _refuse_keys(structure)
     opaque = next(_opaque_parts(structure), None)
     if opaque is not None:
@@ -38,7 +39,7 @@ def flatten_result(returned: object) -> tuple[Structure, list[object]]:
             f"the function returns {describe(opaque, str)}, which "
             "is not an array. It may return arrays, numbers and None, in lists, tuples and dicts."
         )
-    return structure, [jnp.asarray(leaf) for leaf in leaves]
+    return structure, [jnp.asarray(_read(leaf)) for leaf in leaves]
 
 
 def _refuse_keys(structure: Structure) -> None:
@@ -52,24 +53,15 @@ def _refuse_keys(structure: Structure) -> None:
         _refuse_keys(item)
 
 
-def _as_arrays(value: object) -> object:
-    """The value with mutable arrays read: a returned Variable is its value."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return value
-    if callable(getattr(value, "__jax_array__", None)):
-        return value.__jax_array__()  # type: ignore[attr-defined]  # just looked up
-    if isinstance(value, dict):
-        return {key: _as_arrays(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        make: Any = type(value)
-        return make(*map(_as_arrays, value))
-    if isinstance(value, list | tuple):
-        return type(value)(map(_as_arrays, value))
-    return value
+def _read(leaf: Any) -> Any:
+    """A mutable array is returned as its value."""
+    is_box = not isinstance(leaf, jax.Array) and hasattr(leaf, "__jax_array__")
+    return leaf.__jax_array__() if is_box else leaf
 
 
 def _is_output(value: object) -> bool:
-    return is_array_like(value) or isinstance(value, bool | int | float | complex)
+    is_number = isinstance(value, bool | int | float | complex)
+    return is_number or is_array_like(value) or hasattr(value, "__jax_array__")
 
 
 def _opaque_parts(structure: Structure) -> Iterator[Static]:
@@ -77,7 +69,7 @@ def _opaque_parts(structure: Structure) -> Iterator[Static]:
         if structure.opaque or structure.value is not None:
             yield structure
     elif isinstance(structure, Sequential | Keyed):
-        for item in structure.items:
+        for item in own_parts(structure):
             yield from _opaque_parts(item)
 
 
@@ -87,15 +79,20 @@ def spec_of(array: object) -> TensorSpec:
     return TensorSpec(shape, as_dtype(array.dtype))  # type: ignore[attr-defined]  # an array
 
 
-def output_names(result: Structure) -> tuple[list[str], str | None]:
+def output_names(result: Structure, given: Sequence[str] = ()) -> tuple[list[str], str | None]:
     """A name for each output, and why the outputs are not those of a signature, or `None`.
 
-    A signature returns one array, or a flat list, tuple, namedtuple or dict of them.
+    A signature returns one array, or a flat list, tuple, namedtuple or dict of them. The names
+    that are `given` are those of the items of a list or tuple.
     """
+    problem = _result_problem(result)
+    plain = isinstance(result, Sequential) and not result.fields
     pairs = list(leaf_paths(result))
+    if plain and problem is None and len(given) == len(pairs):
+        return list(given), None
     named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
     names = [path if named else f"output_{path or 0}" for path, _ in pairs]
-    return _unique(names), _result_problem(result)
+    return _unique(names), problem
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -122,7 +119,7 @@ def _result_problem(result: Structure) -> str | None:
     if isinstance(result, Sequential | Keyed):
         named = result.keys if isinstance(result, Keyed) else result.fields
         keys = named or [f"output_{i}" for i in range(len(result.items))]
-        for key, item in zip(keys, result.items, strict=True):
+        for key, item in zip(keys, own_parts(result), strict=False):  # fields end with the settled
             if isinstance(item, Static):
                 return f"its output {key!r} is {item.value!r}. {advice}"
             if isinstance(item, Sequential | Keyed):

@@ -1,20 +1,23 @@
 """The places where arrays live in a tracked object, so that others can be put there and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from exporter.errors import StateError
+from exporter.staging.registered import (
+    is_array as is_array,  # noqa: PLC0414  # what lies in a slot; asked for beside the slots
+)
+from exporter.staging.registered import split
 from exporter.variable import Variable, get_raw, set_raw
 
 
 class Slot(ABC):
-    """A place that holds a value with arrays in it: one array, or a tuple of them.
+    """A place that holds a value with arrays in it: one array, or a value made anew with others.
 
     Two slots are equal if they are the same place.
     """
@@ -49,15 +52,36 @@ class AttributeSlot(Slot):
         return getattr(self.owner, self.name, None)
 
     def write(self, value: object) -> None:
-        fields = getattr(self.owner, "__dict__", {})
-        if self.name in fields:  # past the setters of frozen dataclasses and of frameworks
-            fields[self.name] = value
-        else:
-            object.__setattr__(self.owner, self.name, value)
+        put(self.owner, self.name, value)
 
     @property
     def key(self) -> tuple[object, ...]:
         return ("attribute", id(self.owner), self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class NumberSlot(AttributeSlot):
+    """An attribute that holds a Python number, which is an array to programs.
+
+    Attributes:
+      number: what it holds before it holds an array.
+      array: the same as an array, weakly typed as numbers are.
+    """
+
+    number: complex
+    array: jax.Array
+
+    @classmethod
+    def of(cls, owner: object, name: str, number: complex) -> "NumberSlot":
+        """The slot of an attribute that holds `number`."""
+        return cls(owner, name, number, jnp.asarray(number))
+
+    def read(self) -> object:
+        value = super().read()
+        return self.array if value is self.number else value
+
+    def write(self, value: object) -> None:
+        super().write(self.number if value is self.array else value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,34 +122,6 @@ class VariableSlot(Slot):
         return ("variable", id(self.variable))
 
 
-def is_array(value: object) -> bool:
-    """Whether `value` is an array whose elements a program can hold."""
-    if isinstance(value, jax.Array):
-        return True
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biufcV"
-
-
-def split(value: object) -> tuple[list[object], Callable[[Sequence[object]], object]]:
-    """The arrays in a value, through tuples, and a function that builds it with other ones."""
-    leaves: list[object] = []
-    build = _split(value, leaves)
-    return leaves, build
-
-
-def _split(value: object, leaves: list[object]) -> Callable[[Sequence[object]], object]:
-    if is_array(value):
-        position = len(leaves)
-        leaves.append(value)
-        return lambda new: new[position]
-    if isinstance(value, tuple):
-        parts = [_split(item, leaves) for item in value]
-        if hasattr(value, "_fields"):
-            make: Any = type(value)
-            return lambda new: make(*(part(new) for part in parts))
-        return lambda new: tuple(part(new) for part in parts)
-    return lambda _: value
-
-
 @dataclass(frozen=True)
 class Place:
     """One array: its slot and its position among the arrays there."""
@@ -164,22 +160,49 @@ def read_all(places: Sequence[Place]) -> list[object]:
 @contextmanager
 def swapped(places: Sequence[Place], values: Sequence[object]) -> Iterator[None]:
     """Within the block, each place holds the value given for it; then what it held before."""
-    slots: dict[int, tuple[Slot, dict[int, object]]] = {}
-    for place, value in zip(places, values, strict=True):
-        slots.setdefault(id(place.slot), (place.slot, {}))[1][place.position] = value
     with ExitStack() as stack:
-        for slot, new in slots.values():
+        for slot, new in _by_slot(places, values):
             stack.enter_context(slot.opened())
             before = slot.read()
             stack.callback(slot.write, before)
-            leaves, build = split(before)
-            slot.write(build([new.get(i, leaf) for i, leaf in enumerate(leaves)]))
+            slot.write(_rebuilt(before, new))
         yield
 
 
 def write_all(places: Sequence[Place], values: Sequence[object]) -> None:
     """Put an array at each of the places, for good."""
+    for slot, new in _by_slot(places, values):
+        slot.write(_rebuilt(slot.read(), new))
+
+
+def put(owner: object, name: str, value: object) -> None:
+    """Set an attribute past the setters of frozen dataclasses and of frameworks."""
+    fields = getattr(owner, "__dict__", {})
+    if name in fields:
+        fields[name] = value
+    else:
+        object.__setattr__(owner, name, value)
+
+
+def remove(owner: object, name: str) -> None:
+    """Delete an attribute likewise."""
+    fields = getattr(owner, "__dict__", {})
+    if name in fields:
+        del fields[name]
+    else:
+        object.__delattr__(owner, name)
+
+
+def _by_slot(
+    places: Sequence[Place], values: Sequence[object]
+) -> Iterable[tuple[Slot, dict[int, object]]]:
+    """Each slot once, with the new arrays for it by position."""
+    slots: dict[int, tuple[Slot, dict[int, object]]] = {}
     for place, value in zip(places, values, strict=True):
-        leaves, build = split(place.slot.read())
-        leaves[place.position] = value
-        place.slot.write(build(leaves))
+        slots.setdefault(id(place.slot), (place.slot, {}))[1][place.position] = value
+    return slots.values()
+
+
+def _rebuilt(content: object, new: Mapping[int, object]) -> object:
+    leaves, build = split(content)
+    return build([new.get(position, leaf) for position, leaf in enumerate(leaves)])

@@ -1,7 +1,7 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from exporter.errors import StateError, TrackingError
-from exporter.staging.containers import is_update, take_over
+from exporter.staging.containers import Difference, difference, is_tree, is_update, take_over
 from exporter.staging.graph import Path, TrackedGraph, TrackedVariable, dotted
-from exporter.staging.slots import split, swapped
+from exporter.staging.registered import attributes_of, split, way_to_array
+from exporter.staging.slots import put, remove, swapped
 from exporter.variable import Variable, get_raw, only
 from signatures.dtypes import DType, KeyType, as_dtype
 from signatures.tree import parts
@@ -27,27 +28,34 @@ def dtype_of(variable: TrackedVariable) -> DType:
     return as_dtype(dtype)
 
 
-def check_value(variable: TrackedVariable) -> None:
-    """Refuse a value that cannot be saved as it is.
+def check_values(variables: Iterable[TrackedVariable]) -> None:
+    """Refuse values that cannot be saved as they are.
 
     Raises:
-      TrackingError: naming a traced array that has outlived its trace, or a NumPy array whose
-        values do not fit the 32 bits that JAX makes of its 64. Fractions may be rounded.
+      TrackingError: naming each traced array that has outlived its trace, each whose buffer is
+        gone, and each NumPy array whose values do not fit the 32 bits that JAX makes of its 64.
+        Fractions may be rounded.
     """
+    found = [problem for variable in variables if (problem := _value_problem(variable))]
+    if found:
+        raise TrackingError("\n".join(found))
+
+
+def _value_problem(variable: TrackedVariable) -> str | None:
     value, dtype = variable.read(), dtype_of(variable)
     traced = isinstance(value, jax.core.Tracer)
     if isinstance(value, jax.Array) and not traced and value.is_deleted():
-        raise TrackingError(
+        return (
             f"{dotted(variable.path)} is an array whose buffer was deleted: it was donated to a "
             "compiled function. Assign what that function returned in its place."
         )
     if traced:
-        raise TrackingError(
+        return (
             f"{dotted(variable.path)} is a traced array without a value: it was assigned under "
             "jax.jit, jax.grad or the like and has outlived the trace. Assign it an array."
         )
     if not isinstance(value, np.ndarray) or isinstance(dtype, KeyType) or value.dtype == dtype:
-        return
+        return None
     with np.errstate(all="ignore"):
         narrow = value.astype(dtype)
         whole = value.dtype.kind in "iu"
@@ -57,11 +65,12 @@ def check_value(variable: TrackedVariable) -> None:
             else not (np.isinf(narrow) ^ np.isinf(value)).any()
         )
     if not same:
-        raise TrackingError(
+        return (
             f"{dotted(variable.path)} is a NumPy array of {value.dtype.name} with values that "
             f"{dtype.name} cannot hold, and JAX computes with {dtype.name} here. Call "
             "jax.config.update('jax_enable_x64', True) first, or hold smaller values."
         )
+    return None
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,14 @@ class Held:
 
     Attributes:
       variable: the variable.
+      content: what its slot held, this array and the others beside it.
       dtype: its dtype, as JAX computes with it.
       shape: its shape.
       struct: the plain array that carries it, weakly typed if its value is.
     """
 
     variable: TrackedVariable
+    content: object
     dtype: DType
     shape: tuple[int, ...]
     struct: jax.ShapeDtypeStruct
@@ -90,7 +101,7 @@ class Held:
         else:
             weak = bool(getattr(value, "weak_type", False))
             struct = jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
-        return cls(variable, dtype, shape, struct)
+        return cls(variable, variable.place.slot.read(), dtype, shape, struct)
 
     def after(self) -> object:
         """The array or number that a function left in the place.
@@ -100,6 +111,8 @@ class Held:
         """
         place = self.variable.place
         content = place.slot.read()
+        if place.position == 0 and is_tree(self.content):
+            _refuse_difference(self.variable.path, self.content, content)
         leaves = split(content)[0]
         if place.position < len(leaves):
             return leaves[place.position]
@@ -129,6 +142,26 @@ class Held:
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+
+def _refuse_difference(path: Path, old: object, new: object) -> None:
+    """Refuse what is not built like the value that it replaces, whose first array is at `path`.
+
+    Raises:
+      StateError: saying where it differs.
+    """
+    found = difference(old, new)
+    if found:
+        way = way_to_array(old) or ()
+        raise StateError(_replaced(path[: len(path) - len(way)], found))
+
+
+def _replaced(path: Path, found: Difference) -> str:
+    place, problem = dotted((*path, *found[0])), found[1]
+    return (
+        f"the function replaces {dotted(path)} by a value that is built otherwise: {place} "
+        f"{problem}. {_KEEPS}"
+    )
 
 
 _KEEPS = "State keeps its shape and dtype."
@@ -174,8 +207,8 @@ def restored(graph: TrackedGraph, function: str) -> Iterator[None]:
             changed += [dotted((*path, key)) for key in _changed(old, _items(holder))]  # type: ignore[arg-type]
             if isinstance(holder, list):
                 holder[:] = old.values()
-            elif not isinstance(holder, tuple):
-                _restore(holder if isinstance(holder, dict) else _fields(holder), old)
+            else:
+                _restore(holder, old)
     if changed:
         warnings.warn(
             f"{function} changes {', '.join(changed)}, which the saved function will not: only "
@@ -197,33 +230,27 @@ def _changed(old: dict[object, object], new: dict[object, object]) -> list[objec
     ]
 
 
-def _restore(fields: dict[Any, object], old: dict[Any, object]) -> None:
-    for key in [key for key in fields if key not in old]:
-        del fields[key]
+def _restore(holder: object, old: dict[Any, object]) -> None:
+    now = _items(holder)
+    for key in [key for key in now if key not in old]:
+        _delete(holder, key)
     for key, value in old.items():
-        if key not in fields or fields[key] is not value:
-            fields[key] = value
+        if key not in now or now[key] is not value:
+            _set(holder, key, value)
 
 
 def _settle(before: Sequence[tuple[Path, object, dict[object, object]]]) -> None:
     for _, holder, old in before:
-        if not isinstance(holder, tuple):
-            for key, value in _items(holder).items():
-                if value is not old.get(key) and is_update(old.get(key), value):
-                    take_over(old[key], value)
-                    _put_back(holder, key, old)
+        for key, value in _items(holder).items():
+            if value is not old.get(key) and is_update(old.get(key), value):
+                _set(holder, key, take_over(old[key], value))
 
 
 def _items(holder: object) -> dict[object, object]:
-    if isinstance(holder, list | tuple):
+    if isinstance(holder, list):
         return dict(enumerate(holder))
-    if isinstance(holder, dict):
-        return dict(holder)
-    return dict(_fields(holder))
-
-
-def _fields(holder: object) -> dict[Any, object]:
-    return getattr(holder, "__dict__", {})
+    found: dict[Any, object] = holder if isinstance(holder, dict) else attributes_of(holder)
+    return dict(found)
 
 
 def _refuse_strays(
@@ -243,6 +270,9 @@ def _refuse_strays(
                     f"{dotted((*path, key))} is a Variable: assign its value, as in "  # type: ignore[arg-type]
                     f"{dotted((*path, key))}.value = ..."  # type: ignore[arg-type]
                 )
+            found = difference(old[key], value) if is_tree(old.get(key)) else None
+            if found and is_tree(value):
+                raise StateError(_replaced((*path, key), found))  # type: ignore[arg-type]
             raise StateError(
                 f"the function leaves an array at {dotted((*path, key))}, where none was before. "  # type: ignore[arg-type]
                 "State must exist before it is saved: assign an array of the right shape and dtype "
@@ -251,8 +281,21 @@ def _refuse_strays(
 
 
 def _put_back(holder: object, key: object, old: dict[object, object]) -> None:
-    fields: Any = holder if isinstance(holder, list | dict) else vars(holder)
     if key in old:
-        fields[key] = old[key]
+        _set(holder, key, old[key])
     else:
-        del fields[key]
+        _delete(holder, key)
+
+
+def _set(holder: Any, key: Any, value: object) -> None:
+    if isinstance(holder, list | dict):
+        holder[key] = value
+    else:
+        put(holder, key, value)
+
+
+def _delete(holder: Any, key: Any) -> None:
+    if isinstance(holder, list | dict):
+        del holder[key]
+    else:
+        remove(holder, key)

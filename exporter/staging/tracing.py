@@ -6,12 +6,14 @@ attributes becomes a function of arrays, without knowing it.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -20,8 +22,10 @@ from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic
 from exporter.keys import from_words, to_words
 from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
-from exporter.staging.graph import TrackedGraph, dotted
+from exporter.staging.graph import TrackedGraph, TrackedVariable, dotted
 from exporter.staging.inputs import Inputs
+from exporter.staging.partitioning import with_constraints
+from exporter.staging.registered import split
 from exporter.staging.slots import read_all, write_all
 from exporter.staging.state import (
     Held,
@@ -41,6 +45,19 @@ from signatures.tree import (
 
 # Tracing exchanges the arrays of live objects, and running changes them: one thread at a time.
 LOCK = threading.RLock()
+
+
+def refuse_trace(name: str) -> None:
+    """Refuse to go on where arrays have no values.
+
+    Raises:
+      TracingError: if JAX is tracing a function. `name` is what was called there.
+    """
+    if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
+        raise TracingError(
+            f"{name} was called while JAX traces a function, where arrays have no values. Call it "
+            "outside of jax.jit and of decorated functions."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +112,7 @@ class ConcreteFunction:
       variants: the traces.
       untraced: the numbers of axes with which it cannot be traced, and why.
       notes: what the reader of a report should know.
+      python_function: what was traced, for messages that name what it holds.
     """
 
     name: str
@@ -108,6 +126,7 @@ class ConcreteFunction:
     variants: tuple[Variant, ...]
     untraced: tuple[tuple[tuple[int, ...], str], ...] = ()
     notes: tuple[str, ...] = ()
+    python_function: Callable[..., object] | None = None
 
     # Marks the class as one whose instances are saved as functions.
     __exporter_stored__ = None
@@ -141,13 +160,14 @@ class ConcreteFunction:
             for value, spec in zip(bound.values, self.signature.inputs.values(), strict=True)
             if spec.shape is None
         )
-        for variant, call in self._calls:
+        for variant, call in self.calls:
             if variant.ranks == open_ranks:
                 return unflatten(self.result, run(variant, self.graph, call, bound.values))
         raise TracingError(f"{self.name} was not traced for inputs of {open_ranks} axes.")
 
     @cached_property
-    def _calls(self) -> list[tuple[Variant, Callable[..., Sequence[jax.Array]]]]:
+    def calls(self) -> list[tuple[Variant, Callable[..., Sequence[jax.Array]]]]:
+        """Each trace, compiled for this machine: what it reads and the inputs, flat and plain."""
         return [
             (variant, jax.jit(export.export(jax.jit(variant.flat))(*variant.structs).call))
             for variant in self.variants
@@ -167,6 +187,7 @@ class Subject:
       doc: its docstring.
       parameters: its parameters as Python knows them.
       surroundings: makes an object that holds what the function can reach by name.
+      output_names: names for the arrays of a list or tuple that it returns.
     """
 
     call: Callable[..., object]
@@ -174,6 +195,7 @@ class Subject:
     doc: str | None
     parameters: tuple[Parameter, ...]
     surroundings: Callable[[], object]
+    output_names: tuple[str, ...] = ()
 
 
 def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunction:
@@ -204,7 +226,7 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
     if len(results) > 1:
         raise TracingError(f"{subject.name} returns other structures for other numbers of axes.")
     result = results.pop()
-    names, problem = outputs_of.output_names(result)
+    names, problem = outputs_of.output_names(result, subject.output_names)
     variants = tuple(one.variant for one in traced)
     public = {str(spec.name): spec for spec in traced[0].public}
     outputs = {
@@ -223,6 +245,7 @@ def trace(subject: Subject, inputs: Inputs, graph: TrackedGraph) -> ConcreteFunc
         variants=variants,
         untraced=tuple(untraced),
         notes=tuple(dict.fromkeys(one.note for one in traced if one.note)),
+        python_function=subject.call,
     )
 
 
@@ -326,10 +349,10 @@ def _trace_once(
         outputs.extend(outputs_of.spec_of(array) for array in results)
         return [to_words(jax.numpy.asarray(a)) for a in (*(new for _, new in changed), *results)]
 
-    with LOCK:
+    with LOCK, _outside_kept(subject, graph):
         state = [held.struct for held in holders]
         given = [symbolic_struct(spec, scope) for spec in specs]
-        traced = jax.jit(flat).trace(state, given)
+        traced = with_constraints(lambda: jax.jit(flat).trace(state, given))
     jaxpr = _without_dead_code(traced.jaxpr)
     reads = _used(jaxpr, len(variables))
     return Variant(
@@ -342,6 +365,33 @@ def _trace_once(
         outputs=tuple(outputs),
         dims=dims,
     ), structures[0]
+
+
+@contextmanager
+def _outside_kept(subject: Subject, graph: TrackedGraph) -> Iterator[None]:
+    """Refuse to change arrays that the function reaches by name and the object does not hold."""
+    known = {variable.place.slot.key for variable in graph.variables}
+    outside = [v for v in _reached(subject) if v.place.slot.key not in known]
+    before = [(variable, variable.place.slot.read()) for variable in outside]
+    changed: list[TrackedVariable] = []
+    try:
+        yield
+    finally:
+        for variable, old in before:
+            slot = variable.place.slot
+            new = slot.read()
+            if new is not old and any(isinstance(a, jax.core.Tracer) for a in split(new)[0]):
+                slot.write(old)
+                changed.append(variable)
+    if changed:
+        raise untracked(subject.name, dotted(changed[0].path))
+
+
+def _reached(subject: Subject) -> tuple[TrackedVariable, ...]:
+    try:
+        return track(subject.surroundings()).variables
+    except TrackingError:  # something that could not be saved, and need not be
+        return ()
 
 
 def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:

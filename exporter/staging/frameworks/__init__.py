@@ -5,13 +5,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from exporter.staging.slots import Slot
+if TYPE_CHECKING:  # the files here know the slots, and the slots ask for frameworks
+    from exporter.staging.slots import Slot
 
-# The packages whose objects need a file of this folder, and that file. A file is imported only
-# when its package already is, so that nothing is paid for frameworks that are not in use.
-_FILES = {"flax": "flax_nnx"}
+# The files of this folder and the package that each is for. A file is imported only when its
+# package already is, so that nothing is paid for frameworks that are not in use. Python functions
+# come last: a framework knows its own better. Keras comes first: its layers may be modules of NNX.
+_FILES = {
+    "keras": "keras",
+    "flax_nnx": "flax.nnx",
+    "flax_linen": "flax.linen",
+    "haiku": "haiku",
+    "equinox": "equinox",
+    "plain_functions": "builtins",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class BoxParts:
       collection: the framework's name for this kind of state.
     """
 
-    slot: Slot
+    slot: "Slot"
     trainable: bool
     collection: str
 
@@ -39,15 +48,38 @@ class ForwardPass:
         as callers know them.
       input_signature: the inputs, if the model itself knows them, as `exporter.function` takes
         them.
+      output_names: what the model itself calls the arrays of a list or tuple that it returns.
+      problem: why the model does not know its inputs, and what to do.
     """
 
     holder: object
     function: Callable[..., object]
     input_signature: Sequence[object] | Mapping[str, object] | None = None
+    output_names: tuple[str, ...] = ()
+    problem: str | None = None
 
 
-class Framework(Protocol):
-    """What a file of this folder offers."""
+# Why the forward pass of a pair is not saved without being asked for.
+APART = (
+    "a model apart from its parameters is saved as its forward pass. Pass input_signature= with a "
+    "spec for each of its inputs, in order or as a dict by name."
+)
+
+
+class Models(Protocol):
+    """What every file of this folder offers: which things it can call."""
+
+    def forward_pass(self, root: object, /) -> ForwardPass | None:
+        """The forward pass of what is to be saved, or `None` if it is no model of the framework.
+
+        Raises:
+          TrackingError: if it is a model of the framework from which something is missing.
+        """
+
+
+@runtime_checkable
+class Framework(Models, Protocol):
+    """What the file of a framework with objects of its own offers as well: how to walk them."""
 
     def is_node(self, value: object) -> bool:
         """Whether the value is an object of the framework that holds state."""
@@ -61,24 +93,25 @@ class Framework(Protocol):
     def kind(self, value: object) -> Literal["object", "list", "dict"]:
         """What a node comes back as. The attributes of a list are its items in order."""
 
-    def forward_pass(self, root: object, /) -> ForwardPass | None:
-        """The forward pass of what is to be saved, or `None` if it is no model of the framework."""
-
     def opened(self, value: object) -> AbstractContextManager[None]:
         """Within the block the node may be changed, even under a trace."""
 
 
 def frameworks() -> list[Framework]:
-    """The frameworks that are in use in this process."""
-    return [
-        import_module(f"{__name__}.{file}").FRAMEWORK
-        for package, file in _FILES.items()
-        if package in sys.modules
-    ]
+    """The frameworks in use in this process whose objects hold state."""
+    return [models for models in _in_use() if isinstance(models, Framework)]
 
 
 def forward_pass_of(root: object) -> ForwardPass | None:
     """The forward pass of a model, as its framework or its own `__call__` computes it."""
-    found = (framework.forward_pass(root) for framework in frameworks())
+    found = (models.forward_pass(root) for models in _in_use())
     own = ForwardPass(root, type(root).__call__) if callable(root) else None
     return next((one for one in found if one is not None), own)
+
+
+def _in_use() -> list[Models]:
+    return [
+        import_module(f"{__name__}.{file}").FRAMEWORK
+        for file, package in _FILES.items()
+        if package in sys.modules
+    ]

@@ -15,7 +15,7 @@ from typing import Literal
 from flax import nnx
 from flax.nnx import tracers
 
-from exporter.staging.frameworks import BoxParts, ForwardPass
+from exporter.staging.frameworks import APART, BoxParts, ForwardPass
 from exporter.staging.slots import Slot
 
 # Attributes in which NNX keeps its own books.
@@ -61,20 +61,37 @@ class FlaxNnx:
             return [(str(index), item) for index, item in enumerate(value)]
         attributes = vars(value).items()
         kept = [(name, item) for name, item in attributes if not name.startswith(_PRIVATE)]
-        return sorted(kept, key=lambda pair: pair[0])
+        return sorted(((name, _by_text(item)) for name, item in kept), key=lambda pair: pair[0])
 
     def kind(self, value: object) -> Literal["object", "list", "dict"]:
         if isinstance(value, nnx.List):
             return "list"
         return "dict" if isinstance(value, nnx.Dict) else "object"
 
-    def forward_pass(self, _: object, /) -> ForwardPass | None:
-        return None  # a module is called by its own __call__, as any other object
+    def forward_pass(self, root: object, /) -> ForwardPass | None:
+        """The module that `nnx.split` took apart. A whole one has its own `__call__`, like any."""
+        if not isinstance(root, tuple) or not root or not isinstance(root[0], nnx.GraphDef):
+            return None
+        model = nnx.merge(*root)
+        return ForwardPass(model, type(model).__call__, problem=APART) if callable(model) else None
 
     @contextmanager
     def opened(self, value: object) -> Iterator[None]:
         with _in_this_trace(vars(value)["_pytree__state"]):
             yield
+
+
+def _by_text(item: object) -> object:
+    """The item, or variables that stand in a dict under paths as `nnx.SpectralNorm` has them.
+
+    The keys of a dict that is saved are text. A dict made for the walk will do: it is the variables
+    whose values are exchanged.
+    """
+    if not isinstance(item, dict) or not any(isinstance(key, tuple) for key in item):
+        return item
+    if not all(isinstance(value, nnx.Variable) for value in item.values()):
+        return item
+    return {"/".join(map(str, k)) if isinstance(k, tuple) else k: v for k, v in item.items()}
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Training checkpoints over the same tracked tree and layout as artifacts."""

@@ -1,0 +1,94 @@
+"""Whether the options of a save have values that can be. What is wrong is said at once."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from exporter.errors import OptionError
+
+
+def check_bytes(option: str, value: object) -> None:
+    """Refuse what is no number of bytes."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise OptionError(f"{option} is a number of bytes, 0 or more; got {value!r}.")
+
+
+def check_text(option: str, value: object) -> None:
+    """Refuse what is not text."""
+    if not isinstance(value, str):
+        raise OptionError(f"{option} is text; got {value!r}.")
+
+
+def check_flag(option: str, value: object) -> None:
+    """Refuse what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{option} is True or False; got {value!r}.")
+
+
+def check_names(option: str, value: object) -> None:
+    """Refuse what is no mapping from names that are text and not empty."""
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{option} is a dict by name; got {value!r}.")
+    for name in value:
+        if not isinstance(name, str) or not name:
+            raise OptionError(f"{option} has the name {name!r}; names are text and not empty.")
+
+
+def check_progress(value: object) -> None:
+    """Refuse what cannot be called."""
+    if value is not None and not callable(value):
+        raise OptionError(
+            f"progress is a function of a stage, how much is done, and how much there is; got "
+            f"{value!r}."
+        )
+
+
+def as_tags(value: object) -> tuple[str, ...]:
+    """The tags, each once. A single one may be given as it is.
+
+    Raises:
+      OptionError: if they are not text.
+    """
+    tags = [value] if isinstance(value, str) else value
+    if not isinstance(tags, Sequence | set | frozenset):
+        raise OptionError(f"tags is a list of texts; got {value!r}.")
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise OptionError(f"tags has {tag!r}; tags are text and not empty.")
+    return tuple(dict.fromkeys(sorted(tags) if isinstance(tags, set | frozenset) else tags))
+
+
+def as_json(option: str, value: object) -> str:
+    """A dict as JSON.
+
+    Raises:
+      OptionError: if JSON would not give it back as it is.
+    """
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{option} is a dict; got {value!r}.")
+    try:
+        problem = _json_problem(value, option)
+        if problem:
+            raise OptionError(problem)
+        return json.dumps(value, default=dict, allow_nan=False)
+    except RecursionError:
+        raise OptionError(f"{option} holds itself, or is nested too deeply for JSON.") from None
+
+
+def _json_problem(value: object, where: str) -> str | None:
+    if isinstance(value, float) and value - value != 0:
+        return f"{where} is {value}, which JSON does not have. Write it as text."
+    if value is None or isinstance(value, str | int | float):
+        return None
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                return f"{where} has the key {key!r}; the keys of JSON are text."
+        pairs = [(f"{where}[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        pairs = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return (
+            f"{where} is {value!r} ({type(value).__name__}), which JSON does not have. Hold arrays "
+            "in variables, files in Assets, and other values as numbers or text."
+        )
+    return next((p for place, item in pairs if (p := _json_problem(item, place))), None)

@@ -1,0 +1,201 @@
+"""What in a trace stands in the way of a portable program, found by reading its equations."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.extend.core
+import numpy as np
+
+from exporter.errors import Problem
+from exporter.jax_internals import is_users, passes_through, user_lines
+from exporter.keys import to_words
+from exporter.staging.registered import is_array
+
+# How deep a search for the name of an array goes into functions that call functions.
+_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An equation and the line of the user's code that it came from.
+
+    Attributes:
+      equation: the equation.
+      line: the innermost line in the user's own code, if need be that of the equation around it;
+        otherwise the line of an installed package.
+    """
+
+    equation: jax.extend.core.JaxprEqn
+    line: str | None
+
+    def __str__(self) -> str:
+        return f"{self.equation.primitive.name} at {self.line or 'an unknown line'}"
+
+
+def equations(jaxpr: Any, around: str | None = None) -> Iterator[Placed]:
+    """Every equation of a jaxpr, those of its loops, branches and calls included."""
+    for equation in jaxpr.eqns:
+        own, package = user_lines(equation)
+        yield Placed(equation, own or around or package)
+        for inner in inner_jaxprs(equation.params):
+            yield from equations(inner, own or around or package)
+
+
+def inner_jaxprs(params: Any) -> Iterator[Any]:
+    """The jaxprs in the parameters of an equation, closed ones as they are."""
+    values = params.values() if isinstance(params, dict) else params
+    for value in values:
+        if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+            yield value
+        elif isinstance(value, tuple | list | dict):
+            yield from inner_jaxprs(value)
+
+
+def is_callback(equation: Any) -> bool:
+    """Whether an equation calls Python."""
+    name = equation.primitive.name
+    return "callback" in name or name == "debug_print"
+
+
+def callbacks(jaxpr: Any, name: str) -> Iterator[Problem]:
+    """The calls back into Python, which no program can hold."""
+    for placed in equations(jaxpr):
+        if not is_callback(placed.equation):
+            continue
+        remedy = "Remove the call, or return the value and use it outside."
+        if passes_through(placed.equation, "equinox"):
+            remedy = (
+                "It is a check of Equinox's error_if: set the environment variable "
+                "EQX_ON_ERROR=nan to have NaN where it fails, or EQX_ON_ERROR=off to leave it out."
+            )
+        message = (
+            f"{name} calls back into Python, which a program without its Python code cannot do: "
+            f"{placed}."
+        )
+        yield Problem("callback", name, message, remedy, line=placed.line)
+
+
+def constants(
+    jaxpr: Any, name: str, max_bytes: int, function: Callable[..., object] | None
+) -> Iterator[Problem]:
+    """The arrays above a size that would be written into the program itself."""
+    for constant, line in _constants(jaxpr):
+        size = np.asarray(to_words(constant)).nbytes
+        if size <= max_bytes:
+            continue
+        called = name_of(constant, function)
+        shape = f"{constant.dtype}[{', '.join(map(str, np.shape(constant)))}]"
+        shown = f"the array {called}, {shape}" if called else f"an array {shape}"
+        message = (
+            f"{name} uses {shown} of {size:,} bytes at {line or 'an unknown line'}, which the "
+            "object does not hold, so it would be written into the program itself."
+        )
+        remedy = (
+            "Assign it to an attribute of the object and read it from there "
+            f"(or raise SaveOptions(max_constant_bytes={max_bytes}))."
+        )
+        yield Problem("constant", name, message, remedy, line=line)
+
+
+def _constants(jaxpr: Any) -> Iterator[tuple[Any, str | None]]:
+    """Each array that a jaxpr or one inside it holds, once, with the line that uses it first."""
+    seen: set[int] = set()
+    for constant, line in _held(jaxpr, None):
+        if id(constant) not in seen:
+            seen.add(id(constant))
+            yield constant, line
+
+
+def _held(jaxpr: Any, around: str | None) -> Iterator[tuple[Any, str | None]]:
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    placed = [Placed(equation, user_lines(equation)[0] or around) for equation in inner.eqns]
+    for variable, constant in zip(inner.constvars, getattr(jaxpr, "consts", ()), strict=False):
+        users = (p.line for p in placed if any(atom is variable for atom in p.equation.invars))
+        yield constant, next(users, around)
+    for one in placed:
+        for atom in one.equation.invars:
+            if isinstance(atom, jax.extend.core.Literal) and np.ndim(atom.val):
+                yield atom.val, one.line
+        for nested in inner_jaxprs(one.equation.params):
+            yield from _held(nested, one.line)
+
+
+def name_of(constant: object, function: Callable[..., object] | None) -> str | None:
+    """What the user's code calls an array: a global, a closure variable, an attribute of either."""
+    if function is None:
+        return None
+    for path, value in _reached(function, _DEPTH, set()):
+        if value is constant or _is_same(value, constant):
+            return path
+    return None
+
+
+def _is_same(value: Any, constant: Any) -> bool:
+    """Whether an array became this constant: JAX wraps those of NumPy, or copies them."""
+    if value.shape != constant.shape or value.dtype != constant.dtype:
+        return False
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, np.ndarray):
+        return False
+    return np.asarray(constant).tobytes() == value.tobytes()
+
+
+def _reached(function: object, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """The arrays that a function can name, and those that the functions it names can."""
+    function = getattr(function, "__func__", function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function) if callable(function) else function
+    if not depth or id(function) in seen or not inspect.isfunction(function):
+        return
+    if not is_users(function.__code__.co_filename):
+        return
+    seen.add(id(function))
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    named = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
+    words = _words(function.__code__)
+    named |= {word: function.__globals__[word] for word in words if word in function.__globals__}
+    for name, value in named.items():
+        yield from _arrays_in(name, value, words)
+    for value in named.values():
+        yield from _reached(value, depth - 1, seen)
+
+
+def _arrays_in(name: str, value: object, words: list[str]) -> Iterator[tuple[str, Any]]:
+    """The value if it is an array, and those among its items and the attributes that are named."""
+    if is_array(value):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        yield from ((f"{name}[{key!r}]", item) for key, item in items if is_array(item))
+    elif not isinstance(value, type):
+        found = ((word, inspect.getattr_static(value, word, None)) for word in words)
+        yield from ((f"{name}.{word}", item) for word, item in found if is_array(item))
+
+
+def _words(code: types.CodeType) -> list[str]:
+    """The names in a function and in those written inside it."""
+    inner = (one for one in code.co_consts if isinstance(one, types.CodeType))
+    return [*code.co_names, *(word for one in inner for word in _words(one))]
+
+
+def mapped_by_process(jaxpr: Any, name: str) -> Iterator[Problem]:
+    """The calls of `jax.pmap`, which ties a program to the devices of this process."""
+    for placed in equations(jaxpr):
+        mesh = placed.equation.params.get("mesh")
+        axes = tuple(map(str, getattr(mesh, "axis_names", ())))
+        by_name = placed.equation.primitive.name == "xla_pmap"
+        if by_name or any(axis.startswith("_internal_pmap") for axis in axes):
+            yield Problem(
+                "mesh",
+                name,
+                f"{name} uses jax.pmap at {placed.line or 'an unknown line'}, which runs on the "
+                "devices of the process that traces it.",
+                "Use jax.vmap, and split the arrays over a mesh; or jax.shard_map over a mesh with "
+                "names.",
+                line=placed.line,
+            )

@@ -1,0 +1,200 @@
+"""The folder of an artifact, filled from what was prepared."""
+
+import datetime as dt
+import platform as python_platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from exporter.artifact import assets, encoding, records
+from exporter.artifact.layout import MANIFEST, PROGRAMS, SAMPLES, digest_bytes, record_files
+from exporter.artifact.manifest import digest_of, encode
+from exporter.artifact.samples import Sample
+from exporter.artifact.variables import values_id, variable_record, write_variables
+from exporter.drafting import Draft
+from exporter.errors import TrackingError
+from exporter.labels import Labels
+from exporter.processes import is_first
+from exporter.progress import Progress, steps
+from exporter.staging.graph import Node
+from exporter.staging.lowering import ALL_PLATFORMS
+from exporter.staging.partitioning import partition_spec
+from exporter.staging.state import dtype_of
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that is written to a folder, before anything is.
+
+    Attributes:
+      draft: functions and programs.
+      signatures: the number of the concrete function of each.
+      note: what to tell those who miss a signature.
+      labels: aliases, tags and metadata.
+      variables: the manifest's entries and the arrays.
+      assets: the files to copy, in the order of the graph.
+      samples: the samples.
+    """
+
+    draft: Draft
+    signatures: Mapping[str, int]
+    note: str | None
+    labels: Labels
+    variables: tuple[list[records.VariableRecord], list[object]]
+    assets: Sequence[assets.Source]
+    samples: Sequence[Sample] = ()
+
+    @cached_property
+    def values_id(self) -> str:
+        """The content id of the variables. All processes ask for it together."""
+        return values_id(*self.variables)
+
+
+def variables_of(draft: Draft) -> tuple[list[records.VariableRecord], list[object]]:
+    """The manifest's entry for each variable, and its array."""
+    variables = [draft.graph.variables[index] for index in draft.kept]
+    values = [variable.read() for variable in variables]
+    entries = [
+        variable_record(
+            variable.path,
+            dtype_of(variable).name,
+            value.shape,
+            trainable=variable.trainable,
+            collection=variable.collection,
+            name=variable.name,
+            partition_spec=partition_spec(value),
+        )
+        for variable, value in zip(variables, values, strict=True)
+    ]
+    _refuse_equal_keys(entries)
+    return entries, list(values)
+
+
+def write(folder: Path, contents: Contents, progress: Progress | None) -> None:
+    """Fill the folder, the manifest last.
+
+    Of several processes each writes its part of the arrays, and the first all the rest.
+    """
+    paths = assets.named(contents.assets)
+    digest = contents.values_id
+    parts: list[Callable[[], None]] = [lambda: write_variables(folder, *contents.variables)]
+    if is_first():
+        samples = [(sample.record.file, sample.data) for sample in contents.samples]
+        parts += [
+            lambda: _write_files(folder, PROGRAMS, _program_files(contents.draft)),
+            lambda: assets.write_assets(folder, contents.assets, paths),
+            lambda: _write_files(folder, SAMPLES, samples),
+            lambda: _write_manifest(folder, contents, digest, paths),
+        ]
+    for step in steps(parts, "writing", progress):
+        step()
+
+
+def _program_files(draft: Draft) -> list[tuple[str, bytes]]:
+    records_and_code = zip(draft.programs, draft.bytecode, strict=True)
+    return [(record.file, bytecode) for record, bytecode in records_and_code]
+
+
+def _write_files(folder: Path, name: str, files: Sequence[tuple[str, bytes]]) -> None:
+    if files:
+        (folder / name).mkdir()
+    for path, data in files:
+        (folder / path).write_bytes(data)
+
+
+def _write_manifest(
+    folder: Path, contents: Contents, values: str, assets_at: Sequence[str]
+) -> None:
+    draft, labels, entries = contents.draft, contents.labels, contents.variables[0]
+    signatures = dict(contents.signatures)
+    nodes = [_node_record(node, draft, assets_at) for node in draft.graph.nodes]
+    digests = [digest_bytes(bytecode) for bytecode in draft.bytecode]
+    parts = (signatures, draft.functions, draft.concrete, draft.programs, nodes, digests)
+    manifest = records.Manifest(
+        format=records.FORMAT,
+        format_version=records.FORMAT_VERSION,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        producer=_producer(),
+        content=records.Content(
+            digest_of([digest_of(part) for part in parts]),
+            values,
+        ),
+        platforms=list(_common_platforms(draft)),
+        stablehlo_version=max(
+            (program.stablehlo_version for program in draft.programs), key=_numbers, default="0.9.0"
+        ),
+        x64=_needs_x64(draft.programs, entries),
+        signatures=signatures,
+        signature_note=contents.note,
+        functions=draft.functions,
+        concrete_functions=draft.concrete,
+        programs=draft.programs,
+        variables=entries,
+        nodes=nodes,
+        files=list(record_files(folder)),
+        function_aliases=dict(labels.function_aliases),
+        tags=list(labels.tags),
+        metadata=labels.metadata,
+        samples=[sample.record for sample in contents.samples],
+    )
+    (folder / MANIFEST).write_bytes(encode(manifest))
+
+
+def _common_platforms(draft: Draft) -> tuple[str, ...]:
+    """The platforms on which every program runs."""
+    found = [set(program.platforms) for program in draft.programs]
+    return tuple(p for p in ALL_PLATFORMS if all(p in one for one in found))
+
+
+def _refuse_equal_keys(entries: Sequence[records.VariableRecord]) -> None:
+    seen: dict[tuple[str, ...], records.VariableRecord] = {}
+    for entry in entries:
+        other = seen.setdefault(tuple(entry.key), entry)
+        if other is not entry:
+            raise TrackingError(
+                f"two variables have the path {'/'.join(entry.key)} in a checkpoint: keys of a "
+                "dict that differ only in their type, such as 1 and '1'. Rename one."
+            )
+
+
+def _producer() -> records.Producer:
+    return records.Producer(
+        jax_exporter=version("jax-exporter"),
+        jax=jax.__version__,
+        jaxlib=version("jaxlib"),
+        orbax_checkpoint=version("orbax-checkpoint"),
+        python=python_platform.python_version(),
+    )
+
+
+def _needs_x64(
+    programs: Sequence[records.ProgramRecord], entries: Sequence[records.VariableRecord]
+) -> bool:
+    wide = {"int64", "uint64", "float64", "complex128"}
+    tensors = [t.dtype for p in programs for t in (*p.inputs, *p.outputs)]
+    return not wide.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
+
+
+def _numbers(version_text: str) -> tuple[int, ...]:
+    return tuple(map(int, version_text.split(".")))
+
+
+def _node_record(node: Node, draft: Draft, assets_at: Sequence[str]) -> records.NodeRecord:
+    index = node.index
+    if node.kind == "variable":
+        index = draft.numbers[draft.graph.variables[index].place.key]
+    path = assets_at[index] if node.kind == "asset" else None
+    return records.NodeRecord(
+        kind=node.kind,  # type: ignore[arg-type]  # one of the kinds
+        name=node.name,
+        keys=[encoding.scalar_record(key) for key in node.keys],
+        children=list(node.children),
+        index=-1 if path else index,
+        path=path,
+        value=encoding.scalar_record(node.value) if node.kind == "value" else None,
+        signatures=None if node.signatures is None else draft.named_sources(node.signatures),
+    )
