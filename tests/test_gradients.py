@@ -19,6 +19,11 @@ from exporter import (
     Variable,
     function,
 )
+from exporter.artifact import records
+from exporter.artifact.derivatives import check_derivatives
+from exporter.artifact.soundness import check
+from exporter.runtime.describe import describe
+from exporter.runtime.summary import summarise
 
 ROWS = TensorSpec(("batch", 3), "float32")
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
@@ -506,3 +511,97 @@ class TestSavedAgain:
         wanted = jax.grad(lambda w, k: jnp.sin(w * 9 * k), (0, 1))(2.0, 5.0)
         np.testing.assert_allclose(found["inner"]["part"]["w"], wanted[0], rtol=1e-4)
         np.testing.assert_allclose(found["k"], wanted[1], rtol=1e-4)
+
+
+def edited(position, **fields):
+    """A manifest with other fields in one of its programs."""
+
+    def edit(manifest):
+        programs = list(manifest.programs)
+        programs[position] = records.replace(programs[position], **fields)
+        return records.replace(manifest, programs=programs)
+
+    return edit
+
+
+UNLIKE = "programs[0] and programs[1] do not fit as a program and its derivative."
+NOT_FIRST = "programs[2].row_wise is 'batch', which is not first everywhere."
+# The programs of the artifact below are: 0 of `dense`, 1 of its derivative, 2 of `moved`.
+LIES = {
+    "a derivative that is not there": (
+        edited(0, vjp=9),
+        "programs[0].vjp is 9, and should be after 0 and below 3.",
+    ),
+    "a derivative of itself": (
+        edited(1, vjp=1),
+        "a program is the derivative of two others.",
+    ),
+    "a derivative before it": (
+        lambda m: edited(1, vjp=0)(edited(0, vjp=None)(m)),
+        "a concrete function calls the derivative of a program.",
+    ),
+    "a derivative that a function calls": (
+        edited(0, vjp=2),
+        "a concrete function calls the derivative of a program.",
+    ),
+    "a derivative and why there is none": (
+        edited(0, vjp_problem="no"),
+        "programs[0] has vjp and vjp_problem.",
+    ),
+    "a derivative that takes less": (edited(1, inputs=[], kept_inputs=[0]), UNLIKE),
+    "a derivative that gives less": (edited(1, outputs=[]), UNLIKE),
+    "a derivative that updates": (edited(1, updates=[0]), UNLIKE),
+    "a derivative of other variables": (edited(1, variables=[], kept_inputs=[0, 1]), UNLIKE),
+    "rows along nothing": (
+        edited(0, row_wise="rows"),
+        "programs[0].row_wise is 'rows', which no input has first.",
+    ),
+    "rows that are not first": (edited(2, row_wise="batch"), NOT_FIRST),
+    "rows and updates": (edited(0, updates=[0], outputs=[]), "programs[0] has row_wise and ..."),
+}
+
+
+@pytest.fixture(scope="module")
+def manifest(reload):
+    class Two:
+        dense = Model.dense
+
+        def __init__(self):
+            self.w, self.b = Variable(jnp.ones((3, 2))), Variable(jnp.ones(2))
+
+        @function(input_signature=[ROWS])
+        def moved(self, x):
+            return jnp.astype(x.T, jnp.int32)
+
+    return reload(Two(), {}, options=SaveOptions(vjp_order=1)).manifest
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_manifest_cannot_lie_about_derivatives_and_rows(name, manifest):
+    check(manifest)
+    edit, message = LIES[name]
+    with pytest.raises(ValueError, match=".") as refused:
+        check(edit(manifest))
+    assert str(refused.value).startswith(message.removesuffix("..."))
+
+
+def test_no_chain_of_derivatives_is_long(manifest):
+    empty = records.replace(manifest.programs[2], variables=[], inputs=[], outputs=[])
+    chained = [records.replace(empty, vjp=position + 1) for position in range(11)]
+    last = records.replace(
+        manifest, programs=[*chained, empty], concrete_functions=[], functions=[]
+    )
+    with pytest.raises(ValueError, match="programs\\[8\\] is differentiated too often"):
+        check_derivatives(last)
+
+
+def test_what_an_artifact_says_of_derivatives_is_shown(manifest):
+    shown = describe(manifest)
+    assert "has derivatives of order 1" in shown
+    summary = summarise(manifest)["functions"]
+    calls = {one["paths"][0]: one["options"][0] for one in summary}
+    assert [calls["dense"][key] for key in ("derivatives", "no_derivative", "row_wise")] == [
+        1,
+        None,
+        "batch",
+    ]

@@ -207,6 +207,22 @@ class TestWithVariables:
         )
         np.testing.assert_allclose(found["k"], outer.net.predict(X).sum(), rtol=1e-4)
 
+    def test_a_part_loaded_alone_keeps_its_derivative(self, folder):
+        part = exporter.load(folder, only="predict")
+        found = jax.grad(lambda v: part.with_variables(v).predict(X).sum())(
+            part.trainable_variables
+        )
+        assert set(part.variables) == {"layers", "scale", "mean"}
+        assert float(jnp.abs(found["layers"]["0"]["w"]).sum()) > 0
+
+    def test_values_can_be_given_to_a_model_loaded_without(self, folder, loaded):
+        empty = exporter.load(folder, skip_variables=True)
+        full = empty.with_variables(loaded.variables)
+        np.testing.assert_array_equal(full.train(X), loaded.train(X))
+        some = empty.with_variables({"steps": jnp.int32(0)})
+        with pytest.raises(StateError, match="have no values: the model was loaded with skip_"):
+            some.predict(X)
+
     def test_the_name_is_reserved(self, tmp_path):
         class Clash:
             with_variables = None
