@@ -5,7 +5,7 @@ that a function can count, and the change can be followed into the program and b
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -264,8 +264,10 @@ def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
     """The new array on the devices of the old one, if that lay on several and this does not."""
     if isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer):
         return new
-    place = old.sharding
-    if len(place.device_set) == 1 or new.sharding.device_set == place.device_set:
+    place: jax.sharding.Sharding | None = old.sharding  # None where there is no value yet
+    if place is None or len(place.device_set) == 1:
+        return new
+    if new.sharding.device_set == place.device_set:
         return new
     return cast(jax.Array, jax.device_put(new, place))
 
@@ -351,23 +353,27 @@ def set_raw(variable: Variable, value: jax.Array) -> None:
     variable._value = value  # noqa: SLF001  # this file's own
 
 
-def local_copy(variable: Variable, value: object) -> Variable:
-    """A variable like another, with a value that may be traced by what is being traced now.
+def local_copy(variable: Variable, values: Mapping[Variable, object]) -> Variable:
+    """A variable like another, with the value for it in `values`, if any, perhaps a traced one.
 
     Only here, at this level of JAX's transformations, can it be assigned traced arrays: whoever
     makes a variable inside a function to be transformed, uses it up there.
     """
     made = Variable(
-        value,
+        jnp.zeros((0,)),
         variable.trainable,
         variable.name,
         collection=variable.collection,
         label=variable._label,  # noqa: SLF001  # this file's own
     )
     made._home = get_opaque_trace_state()  # noqa: SLF001  # this file's own
-    if variable._is_donated:  # noqa: SLF001  # this file's own
-        made._value = jnp.copy(made._value)  # noqa: SLF001  # this file's own
-        mark_donated(made)
+    made._is_donated = variable._is_donated  # noqa: SLF001  # this file's own
+    held = variable._value  # noqa: SLF001  # this file's own
+    if variable in values:
+        new = _kept_in_place(jnp.asarray(values[variable]), held)
+        made._value = made._own(new)  # noqa: SLF001  # this file's own
+    else:
+        made._value = made._own(held) if has_value(variable) else held  # noqa: SLF001  # this file's own
     return made
 
 

@@ -14,7 +14,7 @@ from exporter.runtime.origin import Origin
 from exporter.runtime.placement import Placement
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
-from exporter.variable import Variable, get_raw, local_copy
+from exporter.variable import Variable, local_copy
 from signatures.spec import TensorSpec
 
 
@@ -125,7 +125,7 @@ class Blueprint:
         self, index: int, variables: Sequence[Variable], values: Mapping[Variable, object]
     ) -> LoadedModel:
         """The model at a node once more, with other values in some variables."""
-        copies = [local_copy(one, values.get(one, get_raw(one))) for one in variables]
+        copies = [local_copy(one, values) for one in variables]
         model: LoadedModel = self._nodes(copies)[index]
         return model
 

@@ -55,6 +55,18 @@ def _variables(manifest: Manifest, concrete: Iterable[int]) -> set[int]:
     return {number for one in programs for number in (*one.variables, *one.updates)}
 
 
+def _programs(manifest: Manifest, concrete: Iterable[int]) -> set[int]:
+    """The programs of concrete functions, with their derivatives."""
+    kept: set[int] = set()
+    for number in concrete:
+        for first in manifest.concrete_functions[number].programs:
+            position: int | None = first
+            while position is not None:
+                kept.add(position)
+                position = manifest.programs[position].vjp
+    return kept
+
+
 class _Tree:
     """The nodes of a manifest, of which some are kept: whole, or for what they lead to."""
 
@@ -159,8 +171,7 @@ class _Selection:
         whole = self.whole
         new_concrete = _renumbered(self.concrete)
         new_functions = _renumbered(self.functions)
-        programs = {p for n in self.concrete for p in whole.concrete_functions[n].programs}
-        new_programs = _renumbered(programs)
+        new_programs = _renumbered(_programs(whole, self.concrete))
         aliases = whole.function_aliases.items()
         kept = records.replace(
             whole,
@@ -173,7 +184,9 @@ class _Selection:
                 records.replace(one, programs=[new_programs[n] for n in one.programs])
                 for one in _chosen(whole.concrete_functions, new_concrete)
             ],
-            programs=[self._program(one) for one in _chosen(whole.programs, new_programs)],
+            programs=[
+                self._program(one, new_programs) for one in _chosen(whole.programs, new_programs)
+            ],
             variables=_chosen(whole.variables, _renumbered(self.variables)),
             nodes=self._nodes(new_functions, new_concrete),
             function_aliases={a: new_functions[n] for a, n in aliases if n in new_functions},
@@ -181,12 +194,13 @@ class _Selection:
         )
         return records.replace(kept, files=[f for f in whole.files if _is_of(f.path, kept)])
 
-    def _program(self, program: ProgramRecord) -> ProgramRecord:
+    def _program(self, program: ProgramRecord, programs: Mapping[int, int]) -> ProgramRecord:
         numbers = _renumbered(self.variables)
         return records.replace(
             program,
             variables=[numbers[n] for n in program.variables],
             updates=[numbers[n] for n in program.updates],
+            vjp=None if program.vjp is None else programs[program.vjp],
         )
 
     def _nodes(self, functions: Mapping[int, int], concrete: Mapping[int, int]) -> list[NodeRecord]:
