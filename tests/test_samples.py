@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from hostile.damage import change, seal
 
 import exporter
 from exporter import (
@@ -22,6 +23,7 @@ from exporter import (
 )
 from exporter.artifact.records import SampleArrayRecord
 from exporter.artifact.samples import Sample, joined
+from exporter.cli import main
 from exporter.verification import compare
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -136,20 +138,10 @@ def test_any_reader_can_take_a_sample_apart(saved):
 
 def altered(folder, number, change):
     """Change the outputs of a sample, and the digests so that the artifact is sound again."""
-    from exporter.artifact.layout import digest_bytes
-    from exporter.artifact.manifest import digest_of
-
-    manifest = manifest_of(folder)
-    file = folder / manifest["samples"][number]["file"]
     record = exporter.load(folder).manifest.samples[number]
-    inputs, outputs = Sample(record, file.read_bytes()).arrays()
-    file.write_bytes(joined([*inputs, *change(outputs)]))
-    for entry in manifest["files"]:
-        if folder / entry["path"] == file:
-            entry["blake3"] = digest_bytes(file.read_bytes())
-    del manifest["digest"]
-    manifest = {"digest": digest_of(manifest), **manifest}
-    (folder / "saved_model.json").write_text(json.dumps(manifest))
+    inputs, outputs = Sample(record, (folder / record.file).read_bytes()).arrays()
+    (folder / record.file).write_bytes(joined([*inputs, *change(outputs)]))
+    seal(folder)
 
 
 def test_wrong_labels_are_seen_one_by_one(tmp_path):
@@ -194,17 +186,7 @@ def test_other_weights_are_seen(saved, tmp_path):
     copy = copied(saved, tmp_path)
     shutil.rmtree(copy / "variables")
     shutil.copytree(tmp_path / "m" / "variables", copy / "variables")
-    manifest, theirs = manifest_of(copy), manifest_of(tmp_path / "m")
-    manifest["files"] = sorted(
-        [one for one in manifest["files"] if not one["path"].startswith("variables/")]
-        + [one for one in theirs["files"] if one["path"].startswith("variables/")],
-        key=lambda one: one["path"],
-    )
-    from exporter.artifact.manifest import digest_of
-
-    del manifest["digest"]
-    manifest = {"digest": digest_of(manifest), **manifest}
-    (copy / "saved_model.json").write_text(json.dumps(manifest))
+    seal(copy)
     report = exporter.verify(copy)
     assert [one.ok for one in report.samples] == [False, False, *[True] * 7]
 
@@ -245,6 +227,78 @@ def test_each_dtype_has_its_tolerance(dtype, expected, found, wrong):
     assert result.wrong == wrong
     assert result.ok == (wrong == 0)
     assert (result.first is None) == (wrong == 0)
+
+
+def test_the_command_prints_the_report_and_fails_if_it_does(saved, tmp_path, capsys):
+    assert main(["verify", str(saved)]) == 0
+    assert capsys.readouterr().out == f"{exporter.verify(saved)}\n"
+    copy = copied(saved, tmp_path)
+    altered(copy, 5, lambda outputs: [outputs[0] * np.float32(1.001)])
+    assert main(["verify", str(copy)]) == 1
+    out, err = capsys.readouterr()
+    assert "output_0: float32[2, 3]: 5 of 6 elements are wrong, the largest difference is 0." in out
+    assert err == "exporter verify: error: 1 of 9 samples failed.\n"
+    assert main(["verify", str(copy), "--rtol", "0.01"]) == 0
+    assert main(["verify", str(copy), "--rtol", "0", "--atol", "0.1"]) == 0
+    capsys.readouterr()
+
+
+def put(**fields):
+    """A change of the first sample in a manifest."""
+    return lambda manifest: manifest["samples"][0].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (put(concrete=9), "samples[0] refers to 9, but there are 5."),
+        (put(concrete=1), "samples[0] does not fit concrete_functions[1]."),
+        (put(file="samples/9.bin"), "samples[0].file is 'samples/9.bin', which files does not"),
+        (put(file="saved_model.json"), "samples[0].file is 'saved_model.json', which files does"),
+        (put(inputs=[]), "samples[0] does not fit concrete_functions[2]."),
+        (
+            put(inputs=[{"name": "x", "dtype": "float32", "shape": [2, 4]}]),
+            "samples[0] does not fit concrete_functions[2].",
+        ),
+        (
+            put(inputs=[{"name": "x", "dtype": "float32", "shape": [2**62, 3]}]),
+            "samples[0] takes 55,340,232,221,128,654,860 bytes, and its file has 36.",
+        ),
+        (lambda m: m.update(tags=["a", "a"]), "tags has one twice."),
+        (lambda m: m.update(metadata="[]"), "metadata: it is not a JSON object"),
+        (lambda m: m.update(metadata="{"), "metadata: Expecting property name"),
+        (lambda m: m.update(metadata='{"a": NaN}'), "metadata: JSON has no NaN"),
+        (lambda m: m.update(metadata='{"a":' * 10**5), ""),
+        (lambda m: m.update(function_aliases={"a": 9}), "function_aliases refers to 9, but there"),
+        (
+            lambda m: m["nodes"][1].update(kind="asset", path="assets/x"),
+            "nodes[1] is the asset 'assets/x', which files does not list in assets/.",
+        ),
+        (
+            lambda m: m["nodes"][1].update(kind="asset", path="samples/0.bin"),
+            "nodes[1] is the asset 'samples/0.bin', which files does not list in assets/.",
+        ),
+        (lambda m: m["nodes"][1].update(kind="asset"), "nodes[1] is the asset '', which files do"),
+        (lambda m: m["nodes"][1].update(path="assets/x"), "nodes[1] is a variable and has a path."),
+    ],
+)
+def test_a_manifest_that_cannot_be_true_is_refused(saved, lie, message, tmp_path):
+    copy = copied(saved, tmp_path)
+    change(copy, lie)
+    with pytest.raises(ArtifactError) as refused:
+        exporter.load(copy, skip_variables=True, verify=False)
+    assert str(refused.value).startswith(f"{copy / 'saved_model.json'} is damaged: {message}")
+
+
+def test_an_asset_that_leaves_the_folder_is_refused(saved, tmp_path):
+    def escape(manifest):
+        manifest["files"].append({"path": "assets/../../x", "size": 1, "blake3": "0" * 64})
+        manifest["nodes"][1].update(kind="asset", path="assets/../../x")
+
+    copy = copied(saved, tmp_path)
+    change(copy, escape)
+    with pytest.raises(ArtifactError, match=r"cannot have a file .* the path leaves the folder"):
+        exporter.load(copy, verify=False, skip_variables=True)
 
 
 def test_tolerances_can_be_given():
