@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from exporter import choices
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import VARIABLES, inside
 from exporter.artifact.layout import verify as verify_files
@@ -51,6 +52,7 @@ def load(
       tags: names that the artifact must have been saved with, among others.
 
     Raises:
+      OptionError: if `only` or `tags` are not text.
       UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
@@ -62,9 +64,9 @@ def load(
         found = jax.devices(device)[0] if isinstance(device, str) else device
         folder = Path(path)
         whole = manifest = read_manifest(folder)
-        check_tags(manifest, tags, folder)
+        check_tags(manifest, () if tags is None else choices.as_tags(tags), folder)
         if only is not None:
-            manifest = part_of(whole, [only] if isinstance(only, str) else only)
+            manifest = part_of(whole, choices.as_paths("only", only))
         model = _load(folder, manifest, found, verify=verify, skip_variables=skip_variables)
         model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
     return model

@@ -79,7 +79,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "exporter.saving": (*_BASE, *_SHARED, "exporter.staging", "exporter.artifact", *_SAVING),
     "exporter.checkpoints": (*_BASE, "exporter.staging", "exporter.artifact"),
-    "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
+    "exporter.loading": (
+        *_BASE,
+        *_SHARED,
+        "exporter.choices",
+        "exporter.artifact",
+        "exporter.runtime",
+    ),
     "exporter.verification": (
         *_BASE,
         *_SHARED,

@@ -174,6 +174,21 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": 3}, "tags is a list of texts; got 3."),
+        ({"tags": [None]}, "tags has None; tags are text and not empty."),
+        ({"only": 3}, "only is an attribute path as text, or a list of them; got 3."),
+        ({"only": ["f", 3]}, "only is an attribute path as text, or a list of them; got ['f', 3]."),
+    ],
+)
+def test_options_of_a_load_are_refused_likewise(saved, options, message):
+    with pytest.raises(OptionError) as refused:
+        exporter.load(saved, **options)
+    assert str(refused.value) == message
+
+
 class Colour(enum.Enum):
     RED = 1
 
