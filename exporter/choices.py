@@ -1,4 +1,4 @@
-"""Whether the options of a save have values that can be. What is wrong is said at once."""
+"""Whether options have values that can be. What is wrong is said at once."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -55,6 +55,20 @@ def as_tags(value: object) -> tuple[str, ...]:
         if not isinstance(tag, str) or not tag:
             raise OptionError(f"tags has {tag!r}; tags are text and not empty.")
     return tuple(dict.fromkeys(sorted(tags) if isinstance(tags, set | frozenset) else tags))
+
+
+def as_paths(option: str, value: object) -> tuple[str, ...]:
+    """Attribute paths. A single one may be given as it is.
+
+    Raises:
+      OptionError: if they are not text.
+    """
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
+        raise OptionError(
+            f"{option} is an attribute path as text, or a list of them; got {value!r}."
+        )
+    return tuple(paths)
 
 
 def as_json(option: str, value: object) -> str:

@@ -7,7 +7,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 ├── TracingError                    (ValueError)         a function cannot be traced
 │   └── InconclusiveSizesError                           asks for a size that depends on the call
 ├── LoweringError                   (ValueError)         a trace cannot become a program
-├── OptionError                     (ValueError)         an option of a value that cannot be
+├── OptionError                     (ValueError)         an option has a value that cannot be
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from exporter import choices
 from exporter.artifact import records
 from exporter.artifact.layout import VARIABLES, inside
 from exporter.artifact.layout import verify as verify_files
@@ -59,6 +60,7 @@ def load(
         that they exist, for example kernels that this process has registered with `jax.ffi`.
 
     Raises:
+      OptionError: if `only` or `tags` are not text.
       UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
@@ -72,9 +74,9 @@ def load(
         place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
         folder = Path(path)
         whole = manifest = read_manifest(folder)
-        check_tags(manifest, tags, folder)
+        check_tags(manifest, () if tags is None else choices.as_tags(tags), folder)
         if only is not None:
-            manifest = part_of(whole, [only] if isinstance(only, str) else only)
+            manifest = part_of(whole, choices.as_paths("only", only))
         model = _load(
             folder,
             manifest,

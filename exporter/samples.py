@@ -143,11 +143,26 @@ def _bound(call: Call, draft: Draft) -> tuple[int, tuple[object, ...]]:
         except BindError as error:
             refusals.append(error)
         else:
+            _refuse_empty(call, draft.concrete[number].inputs, found.values)
             return number, found.values
     if not refusals:
         raise OptionError(f"{call.title} is for a function that was never called, nor declared.")
     reasons = "\n".join(map(str, refusals))
     raise OptionError(f"{call.title} cannot be recorded: {reasons}") from refusals[0]
+
+
+def _refuse_empty(
+    call: Call, tensors: Sequence[records.TensorRecord], values: Sequence[object]
+) -> None:
+    """Refuse what no program is for: an axis of size 0 where a spec leaves the size open."""
+    for tensor, value in zip(tensors, values, strict=True):
+        shape = np.shape(cast(Any, value))
+        declared = [None] * len(shape) if tensor.shape is None else tensor.shape
+        if any(size == 0 != axis for size, axis in zip(shape, declared, strict=True)):
+            raise OptionError(
+                f"{call.title} cannot be recorded: {tensor.name} has an axis of size 0, and "
+                "programs are for sizes of at least 1."
+            )
 
 
 class Rehearsal:
@@ -213,7 +228,7 @@ def kept(stored: StoredModel, draft: Draft, values_id: Callable[[], str]) -> Ite
             "the samples of the loaded model are not saved, since its variables have other values "
             "than when they were recorded. Pass samples= to record new ones, or samples={} for "
             "none.",
-            stacklevel=4,
+            stacklevel=3,
         )
         return
     for position, one in enumerate(found):

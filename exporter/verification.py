@@ -26,6 +26,7 @@ from exporter.keys import from_words, to_words
 from exporter.loading import load
 from exporter.runtime.functions import LoadedConcrete
 from exporter.runtime.origin import Origin
+from signatures.binding import bind_values
 from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import BindError
 
@@ -204,7 +205,8 @@ def _call(concrete: LoadedConcrete, values: Sequence[object]) -> list[object]:
     def refuse(problems: Sequence[str]) -> BindError:
         return BindError("; ".join(problems), problems)
 
-    return concrete.run(values, list(concrete.signature.inputs), refuse)
+    bound = bind_values(concrete.signature, values)  # what a file says may still not fit together
+    return concrete.run(bound.values, list(concrete.signature.inputs), refuse)
 
 
 def compare(

@@ -8,8 +8,6 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-import jax
-
 from exporter.artifact import assets, encoding, records
 from exporter.artifact.layout import MANIFEST, PROGRAMS, SAMPLES, digest_bytes, record_files
 from exporter.artifact.manifest import digest_of, encode
@@ -164,7 +162,7 @@ def _refuse_equal_keys(entries: Sequence[records.VariableRecord]) -> None:
 def _producer() -> records.Producer:
     return records.Producer(
         jax_exporter=version("jax-exporter"),
-        jax=jax.__version__,
+        jax=version("jax"),
         jaxlib=version("jaxlib"),
         orbax_checkpoint=version("orbax-checkpoint"),
         python=python_platform.python_version(),

@@ -120,7 +120,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.writing",
         "exporter.saving",
     ),
-    "exporter.loading": (*_BASE, *_SHARED, "exporter.artifact", "exporter.runtime"),
+    "exporter.loading": (
+        *_BASE,
+        *_SHARED,
+        "exporter.choices",
+        "exporter.artifact",
+        "exporter.runtime",
+    ),
     "exporter.verification": (
         *_BASE,
         *_SHARED,

@@ -13,14 +13,16 @@ from importlib.metadata import version
 
 from exporter.cli.run import RUN
 from exporter.cli.show import SHOW
+from exporter.cli.verify import VERIFY
 from exporter.runtime.describe import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN)
+COMMANDS = (SHOW, RUN, VERIFY)
 
 _EXAMPLES = """\
   exporter show digits/1
-  exporter run digits/1 --inputs image=image.npy"""
+  exporter run digits/1 --inputs image=image.npy
+  exporter verify digits/1"""
 
 # What a shell reports for a program that was stopped by SIGINT and by SIGPIPE.
 INTERRUPTED = 130
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exporter",
-        description="Look into saved JAX models and run them, without the code that made them.",
+        description="Look into saved JAX models, run and verify them, all without their code.",
         epilog=f"examples:\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

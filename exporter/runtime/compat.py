@@ -1,6 +1,6 @@
 """Whether this machine can run an artifact, and if not, why."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -61,14 +61,13 @@ def check_runtime(manifest: Manifest, folder: object) -> None:
         )
 
 
-def check_tags(manifest: Manifest, tags: str | Iterable[str] | None, folder: Path) -> None:
+def check_tags(manifest: Manifest, tags: Sequence[str], folder: Path) -> None:
     """Refuse an artifact that lacks one of the tags that were asked for.
 
     Raises:
       ArtifactError: naming the tags that it has.
     """
-    wanted = [tags] if isinstance(tags, str) else list(tags or ())
-    missing = [tag for tag in wanted if tag not in manifest.tags]
+    missing = [tag for tag in tags if tag not in manifest.tags]
     if missing:
         has = ", ".join(map(repr, manifest.tags)) or "none"
         raise ArtifactError(

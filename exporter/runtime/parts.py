@@ -1,11 +1,10 @@
 """One part of an artifact as a manifest of its own, for loading it without the rest.
 
 Of the object tree stay the parts that were asked for, whole, and what leads to them: objects with
-no other attributes. The functions in the parts need variables, which may lie elsewhere: what leads
-to these stays too.
+no other attributes. The functions in the parts need variables, which may lie elsewhere. Each
+variable stays at the path that names it in the checkpoint, so what leads there stays too.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,7 +33,7 @@ def part_of(manifest: Manifest, only: Sequence[str]) -> Manifest:
         tree.add(path)
     functions = tree.positions("function")
     needed = _variables(manifest, _concrete_of(manifest, functions))
-    for number in sorted(needed - tree.positions("variable")):
+    for number in needed | tree.positions("variable"):
         tree.add_variable(number)
     variables = tree.positions("variable") | needed
     concrete = _concrete_of(manifest, functions)
@@ -72,8 +71,8 @@ class _Tree:
 
     def __init__(self, manifest: Manifest) -> None:
         self.nodes = manifest.nodes
+        self.variables = manifest.variables
         self.kept: dict[int, set[int]] = {0: set()}  # the children that stay, by node
-        self.above = dict(_parents(self.nodes))
 
     def add(self, path: str) -> None:
         """Keep what is at a path, whole. What leads to it stays in part, even inside of it."""
@@ -92,15 +91,15 @@ class _Tree:
             self.kept.setdefault(index, set())
 
     def add_variable(self, number: int) -> None:
-        """Keep what leads to a variable, if anything does."""
-        nodes = enumerate(self.nodes)
-        found = (i for i, node in nodes if node.kind == "variable" and node.index == number)
-        index = next((i for i in found if i in self.above), None)
-        if index is not None:
-            way = [index]
-            while way[-1]:
-                way.append(self.above[way[-1]])
-            self._keep_way(way[::-1])
+        """Keep what leads to a variable on its own path."""
+        way = [0]
+        for key in self.variables[number].path:
+            node = self.nodes[way[-1]]
+            children = dict(zip(_keys(node), node.children, strict=True))
+            if encoding.scalar_of(key) not in children:
+                return  # what has other keys when it is loaded than when it was saved
+            way.append(children[encoding.scalar_of(key)])
+        self._keep_way(way)
 
     def _keep_way(self, way: Sequence[int]) -> None:
         for index, child in pairwise(way):
@@ -112,7 +111,12 @@ class _Tree:
         way, rest = [0], path if path.startswith(("[", ".")) else f".{path}"
         while rest:
             choices = list(steps(self.nodes[way[-1]]))
-            found = [(text, child) for text, child in choices if _begins(rest, text)]
+            found = [
+                (spelling, child)
+                for text, child in choices
+                for spelling in (text, _dotted(text))
+                if _begins(rest, spelling)
+            ]
             if not found:
                 raise _unknown(path, rest, [text for text, _ in choices])
             text, child = max(found, key=lambda one: len(one[0]))
@@ -129,6 +133,11 @@ class _Tree:
         return (self.nodes[index] for index in sorted(self.kept))
 
 
+def _dotted(step: str) -> str:
+    """`.key` for `['key']`, as paths are written in messages of a save."""
+    return f".{step[2:-2]}" if step[2:-2].isidentifier() else step
+
+
 def _begins(rest: str, step: str) -> bool:
     return rest.startswith(step) and rest[len(step) : len(step) + 1] in ("", ".", "[")
 
@@ -141,19 +150,6 @@ def _unknown(path: str, rest: str, choices: Sequence[str]) -> UnknownPartError:
         f"{rest.removeprefix('.')!r}. The parts there are {', '.join(names) or 'none'}.",
         names,
     )
-
-
-def _parents(nodes: Sequence[NodeRecord]) -> Iterator[tuple[int, int]]:
-    """For each node that the root leads to, the one before it on the shortest way."""
-    seen = {0}
-    waiting = deque([0])
-    while waiting:
-        index = waiting.popleft()
-        for child in nodes[index].children:
-            if child not in seen:
-                seen.add(child)
-                yield child, index
-                waiting.append(child)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-import keras  # type: ignore[import-untyped]  # ships no type information
+import keras
 
 from exporter.errors import StateError, TrackingError
 from exporter.staging.frameworks import BoxParts, ForwardPass

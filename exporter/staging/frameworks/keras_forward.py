@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import keras  # type: ignore[import-untyped]  # ships no type information
+import keras
 
 from exporter.errors import TrackingError
 from exporter.staging.frameworks import ForwardPass
