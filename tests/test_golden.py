@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import namedtuple
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -27,6 +28,9 @@ SCHEMA = Path(exporter.__file__).parent / "artifact" / PUBLISHED
 # Other types must agree to the bit: integers, and bfloat16, of which each output is one sum.
 ATOL = 8e-6
 
+each_since_format_2 = pytest.mark.parametrize(
+    "path", [path for path in ARTIFACTS if "format_1_" not in path.name], ids=lambda path: path.name
+)
 each_artifact = pytest.mark.parametrize("path", ARTIFACTS, ids=lambda path: path.name)
 
 
@@ -56,7 +60,7 @@ def part(model: object, path: str) -> object:
 def test_there_is_an_artifact_of_every_format_and_both_releases_of_jax():
     names = {path.name for path in ARTIFACTS}
     expected = {f"format_{version}_jax_0_10" for version in range(1, FORMAT_VERSION + 1)}
-    assert names >= expected | {"format_1_jax_0_12"}
+    assert names >= expected | {"format_1_jax_0_12", "format_2_jax_0_12"}
 
 
 @each_artifact
@@ -147,3 +151,38 @@ def test_an_earlier_artifact_can_be_saved_again_and_is_the_same(path, tmp_path):
 def test_the_manifest_of_an_earlier_artifact_fits_the_published_schema(path):
     document = json.loads((path / "saved_model.json").read_text())
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(document)
+
+
+@each_since_format_2
+def test_its_derivatives_are_those_of_jax(path):
+    model = exporter.load(path)
+    x = np.array([[1, 2, 3], [-1, 0.5, 4]], np.float32)
+    found = jax.grad(lambda given: model.fixed(given)["y"].sum())(x)
+    expected = np.broadcast_to(np.asarray(model.layers[0].kernel).sum(1) / 2, (2, 3))
+    np.testing.assert_allclose(found, expected, 0, ATOL)
+
+
+@each_since_format_2
+def test_its_samples_file_labels_and_aliases_are_there(path):
+    assert exporter.verify(path).ok
+    model = exporter.load(path, tags="golden")
+    assert Path(model.words).read_text() == "golden\n"
+    assert model.metadata == {"labels": ["a", None, 1]}
+    assert model.function_aliases["apply"] is model.layers[0].apply
+
+
+@each_since_format_2
+def test_its_objects_come_back_by_their_fields(path):
+    Given = namedtuple("Given", "x label")  # noqa: PYI024  # as a process without the class has it
+    result = exporter.load(path).moved(Given(np.zeros(2, np.float32), "in"))
+    assert result._fields == ("x", "label")
+    assert result.label == "out"
+    np.testing.assert_array_equal(result.x, [1, 1])
+
+
+@each_since_format_2
+def test_its_constraints_hold_on_a_mesh_and_nowhere_else(path):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = np.ones((4, 2), np.float32)
+    for model in (exporter.load(path), exporter.load(path, mesh=mesh)):
+        np.testing.assert_array_equal(model.split(x), 3 * x)

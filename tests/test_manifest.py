@@ -432,7 +432,7 @@ def test_altered_manifests_do_not_fit_the_schema(validator, document, path):
     ("path", "value"),
     [
         (("format",), "other"),
-        (("format_version",), 2),
+        (("format_version",), 3),
         (("format_version",), True),
         (("stablehlo_version",), "1.0"),
         (("digest",), "0" * 63),
@@ -464,7 +464,7 @@ def test_the_schema_takes_nothing_that_reading_refuses_for_its_types(validator, 
         except msgspec.ValidationError:
             assert not validator.is_valid(altered)
         else:
-            constants = {"format": "jax-exporter", "format_version": 1}
+            constants = {"format": "jax-exporter", "format_version": records.FORMAT_VERSION}
             assert validator.is_valid(altered | constants)
 
 
@@ -597,13 +597,13 @@ def test_axes_are_written_by_the_grammar_of_the_page(tmp_path, document):
 
 
 def test_a_newer_format_is_refused_with_both_numbers(document):
-    newer = having(having(document, ("format_version",), 2), ("unheard",), {"of": []})
+    newer = having(having(document, ("format_version",), 3), ("unheard",), {"of": []})
     newer["producer"]["jax_exporter"] = "3.1"
     with pytest.raises(FormatVersionError) as caught:
         decode(sealed(newer), Path("models/x/saved_model.json"))
     assert str(caught.value) == (
-        "models/x/saved_model.json is written in format 2; this version of jax-exporter reads 1 to "
-        "1. It was written by jax-exporter 3.1: install that or a newer one."
+        "models/x/saved_model.json is written in format 3; this version of jax-exporter reads 1 to "
+        "2. It was written by jax-exporter 3.1: install that or a newer one."
     )
 
 

@@ -15,7 +15,9 @@ FORMAT = "jax-exporter"
 
 # The ledger of format versions.
 #   1  the first. Read by every release.
-FORMAT_VERSION = 1
+#   2  derivatives, independent rows, meshes, assets, samples, aliases, tags and metadata; names on
+#      dicts and tuples; more kinds of random keys. Read since 0.2.
+FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 1
 
 # The dtypes that TensorStore does not know: a variable of one is stored as bytes, an element each.

@@ -13,7 +13,13 @@ from typing import Any
 
 import msgspec
 
-from exporter.artifact.records import FORMAT, FORMAT_VERSION, Digest, Manifest
+from exporter.artifact.records import (
+    FORMAT,
+    FORMAT_VERSION,
+    OLDEST_FORMAT_VERSION,
+    Digest,
+    Manifest,
+)
 
 PUBLISHED = "manifest.schema.json"
 
@@ -30,7 +36,8 @@ def schema() -> dict[str, Any]:
     top["title"] = f"The manifest of a {FORMAT} artifact, format {FORMAT_VERSION}"
     top["properties"] = {"digest": described, **top["properties"]}
     top["properties"]["format"] = {"const": FORMAT}
-    top["properties"]["format_version"] = {"const": FORMAT_VERSION}
+    versions = list(range(OLDEST_FORMAT_VERSION, FORMAT_VERSION + 1))
+    top["properties"]["format_version"] = {"enum": versions}
     top["required"] = ["digest", *top["required"]]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, "$defs": parts}
 

@@ -7,6 +7,7 @@ writes `format_1_jax_0_12/`, an artifact that holds something of everything, and
 stands in `tests/golden` is never written again: it is what a release has promised to read.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,15 @@ class Pair(NamedTuple):
     high: object
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Point:
+    """An object of a registered class, which comes back as a namedtuple."""
+
+    x: object
+    label: str = dataclasses.field(default="", metadata={"static": True})
+
+
 class Layer:
     """A plain object inside the model."""
 
@@ -52,7 +62,8 @@ class Golden:
     """One model with something of everything that the format can express."""
 
     def __init__(self) -> None:
-        """Variables of many kinds in places of many kinds."""
+        """Variables of many kinds in places of many kinds, and a file."""
+        self.words = exporter.Asset(Path(__file__).with_name("words.txt"))
         self.layers = [Layer(), {"dotted.key": jnp.asarray(SHIFT), 7: (jnp.ones(2), None)}]
         self.alias = self.layers[0]
         self.myself = self
@@ -113,6 +124,18 @@ class Golden:
         small = self.pair.high.astype(jnp.int32)
         return {"a": [x, (None, x + 1)], 3: Pair(small, {"deep": x[0]})}
 
+    @exporter.function(input_signature=[Point(TensorSpec(("n",)), "in")])
+    def moved(self, point: Point) -> Point:
+        """An object of a class of its own."""
+        return Point(point.x + 1, "out")
+
+    @exporter.function(input_signature=[TensorSpec(("n", 2))])
+    def split(self, x: jax.Array) -> jax.Array:
+        """A constraint on how an array is split over a mesh."""
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        return jax.lax.with_sharding_constraint(3 * x, place)
+
 
 def calls() -> list[tuple[str, list[np.ndarray], list[np.ndarray]]]:
     """Calls in order: the function, its inputs, and its outputs as NumPy computes them."""
@@ -167,7 +190,18 @@ def main(folder: Path) -> None:
     """Write the artifact and the calls into `folder`."""
     release = "_".join(jax.__version__.split(".")[:2])
     path = folder / f"format_{FORMAT_VERSION}_jax_{release}"
-    exporter.save(Golden(), path)
+    model = Golden()
+    exporter.save(
+        model,
+        path,
+        samples={"serving_default": [{"x": KERNEL[:2, :3]}], "add": [{"step": 2}]},
+        options=exporter.SaveOptions(
+            vjp_order=1,
+            function_aliases={"apply": model.layers[0].apply},
+            tags=["golden"],
+            metadata={"labels": ["a", None, 1]},
+        ),
+    )
     listed = [
         {"function": name, "inputs": list(map(described, a)), "outputs": list(map(described, b))}
         for name, a, b in calls()
