@@ -165,7 +165,7 @@ def lower(
     if isinstance(module, Exception):
         problems += lacking(variant, name, platforms, custom_calls)
         problems = problems or [_unexplained(module, name, platforms)]
-    elif module.devices > 1:
+    else:
         problems += pinned(jaxpr.jaxpr, name, module.devices)
     if problems or isinstance(module, Exception):
         cause = module if isinstance(module, Exception) else None
