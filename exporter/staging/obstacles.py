@@ -3,7 +3,7 @@
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,28 +22,38 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class Placed:
-    """An equation and the line of the user's code that it came from.
+    """An equation with those whose bodies it stands in.
 
     Attributes:
       equation: the equation.
-      line: the innermost line in the user's own code, if need be that of the equation around it;
-        otherwise the line of an installed package.
+      around: the equation of the loop, branch or call around it, or `None`.
     """
 
     equation: jax.extend.core.JaxprEqn
-    line: str | None
+    around: "Placed | None" = None
+
+    @property
+    def line(self) -> str | None:
+        """The innermost line of the user's own code, else a line of an installed package."""
+        place: Placed | None = self
+        while place is not None:
+            own, _ = user_lines(place.equation)
+            if own:
+                return own
+            place = place.around
+        return user_lines(self.equation)[1]
 
     def __str__(self) -> str:
         return f"{self.equation.primitive.name} at {self.line or 'an unknown line'}"
 
 
-def equations(jaxpr: Any, around: str | None = None) -> Iterator[Placed]:
+def equations(jaxpr: Any, around: Placed | None = None) -> Iterator[Placed]:
     """Every equation of a jaxpr, those of its loops, branches and calls included."""
     for equation in jaxpr.eqns:
-        own, package = user_lines(equation)
-        yield Placed(equation, own or around or package)
+        placed = Placed(equation, around)
+        yield placed
         for inner in inner_jaxprs(equation.params):
-            yield from equations(inner, own or around or package)
+            yield from equations(inner, placed)
 
 
 def inner_jaxprs(params: Any) -> Iterator[Any]:
@@ -84,10 +94,14 @@ def constants(
     jaxpr: Any, name: str, max_bytes: int, function: Callable[..., object] | None
 ) -> Iterator[Problem]:
     """The arrays above a size that would be written into the program itself."""
-    for constant, line in _constants(jaxpr):
+    seen: set[int] = set()
+    for constant, users in _held(jaxpr, None):
         size = np.asarray(to_words(constant)).nbytes
-        if size <= max_bytes:
+        if size <= max_bytes or id(constant) in seen:
             continue
+        seen.add(id(constant))
+        user = next(users, None)
+        line = user.line if user else None
         called = name_of(constant, function)
         shape = f"{constant.dtype}[{', '.join(map(str, np.shape(constant)))}]"
         shown = f"the array {called}, {shape}" if called else f"an array {shape}"
@@ -102,27 +116,22 @@ def constants(
         yield Problem("constant", name, message, remedy, line=line)
 
 
-def _constants(jaxpr: Any) -> Iterator[tuple[Any, str | None]]:
-    """Each array that a jaxpr or one inside it holds, once, with the line that uses it first."""
-    seen: set[int] = set()
-    for constant, line in _held(jaxpr, None):
-        if id(constant) not in seen:
-            seen.add(id(constant))
-            yield constant, line
-
-
-def _held(jaxpr: Any, around: str | None) -> Iterator[tuple[Any, str | None]]:
+def _held(jaxpr: Any, around: Placed | None) -> Iterator[tuple[Any, Iterator[Placed]]]:
+    """Each array that a jaxpr or one inside it holds, with the equations that use it."""
     inner = getattr(jaxpr, "jaxpr", jaxpr)
-    placed = [Placed(equation, user_lines(equation)[0] or around) for equation in inner.eqns]
+    placed = [Placed(equation, around) for equation in inner.eqns]
     for variable, constant in zip(inner.constvars, getattr(jaxpr, "consts", ()), strict=False):
-        users = (p.line for p in placed if any(atom is variable for atom in p.equation.invars))
-        yield constant, next(users, around)
+        yield constant, _users(variable, placed)
     for one in placed:
         for atom in one.equation.invars:
             if isinstance(atom, jax.extend.core.Literal) and np.ndim(atom.val):
-                yield atom.val, one.line
+                yield atom.val, iter([one])
         for nested in inner_jaxprs(one.equation.params):
-            yield from _held(nested, one.line)
+            yield from _held(nested, one)
+
+
+def _users(variable: object, placed: Sequence[Placed]) -> Iterator[Placed]:
+    return (one for one in placed if any(atom is variable for atom in one.equation.invars))
 
 
 def name_of(constant: object, function: Callable[..., object] | None) -> str | None:

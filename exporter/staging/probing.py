@@ -13,7 +13,7 @@ import jax
 import jax.extend.core
 from jax import export
 
-from exporter.jax_internals import STABLE_CUSTOM_CALLS, program_facts, user_lines
+from exporter.jax_internals import STABLE_CUSTOM_CALLS, program_facts
 from exporter.staging.obstacles import Placed, equations, inner_jaxprs, is_callback
 
 # Custom calls are ours to judge: JAX would name only the first.
@@ -63,27 +63,26 @@ class _Probe:
     platform: str
     vouched: frozenset[str]
 
-    def search(self, run: Sequence[Any], around: str | None) -> Iterator[Fault]:
+    def search(self, run: Sequence[Any], around: Placed | None) -> Iterator[Fault]:
         fault = self.fault(run) if run else None
         if fault is None:
             return
         if len(run) == 1:
-            own, package = user_lines(run[0])
-            line = own or around or package
-            inside = list(self.inside(run[0], line))
-            alone = Fault(fault.reason, fault.calls, Placed(run[0], line))
+            placed = Placed(run[0], around)
+            inside = list(self.inside(placed))
+            alone = Fault(fault.reason, fault.calls, placed)
             yield from inside or ([] if _calls_python(run) else [alone])
             return
         half = len(run) // 2
         found = [*self.search(run[:half], around), *self.search(run[half:], around)]
         yield from found or ([] if _calls_python(run) else [fault])
 
-    def inside(self, equation: Any, line: str | None) -> Iterator[Fault]:
+    def inside(self, placed: Placed) -> Iterator[Fault]:
         """The faults of the equations in an equation, if any of these fails alone."""
-        if equation.primitive.name in _WHOLE:
+        if placed.equation.primitive.name in _WHOLE:
             return
-        for jaxpr in self.branches(equation.params):
-            yield from self.search(getattr(jaxpr, "jaxpr", jaxpr).eqns, line)
+        for jaxpr in self.branches(placed.equation.params):
+            yield from self.search(getattr(jaxpr, "jaxpr", jaxpr).eqns, placed)
 
     def branches(self, params: Any) -> Iterator[Any]:
         """The inner jaxprs, of those chosen by platform the one for this platform."""
