@@ -1,14 +1,13 @@
 """The functions of an artifact, gathered and lowered before anything is written."""
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
-from exporter import choices
+from exporter import choices, notices
 from exporter.artifact import encoding, records
 from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.manifest import digest_of
@@ -119,11 +118,10 @@ class Draft:
         self._paths.setdefault(function, path)
         indices = self.add_sources(function)
         if not indices and function not in self.broken:
-            warnings.warn(
+            notices.warn(
                 f"{path} has no input_signature and was never called, so it will not be callable "
                 "when loaded. Decorate it with @exporter.function(input_signature=[...]), or call "
                 "it before saving.",
-                stacklevel=4,
             )
         name, doc, parameters = _described(function)
         self.functions.append(
@@ -271,11 +269,10 @@ class Draft:
     def _adopt(self, source: StoredConcrete, path: str) -> tuple[list[int], list[LoweringError]]:
         """The programs of a loaded function as they are, and what keeps them from being saved."""
         if any(_lacks(program, self.options.vjp_order) for program in source.programs):
-            warnings.warn(
+            notices.warn(
                 f"{source.record.name} was loaded and keeps the derivatives it was saved with, "
                 f"fewer than vjp_order={self.options.vjp_order}: they cannot be made from a "
                 "program. Save the original with that option.",
-                stacklevel=2,
             )
         problems: list[Problem] = []
         for program in source.programs:

@@ -1,8 +1,8 @@
 """Which functions of a draft become signatures, of those that the object has or that were named."""
 
-import warnings
 from collections.abc import Mapping
 
+from exporter import notices
 from exporter.artifact.stored import StoredConcrete
 from exporter.drafting import Draft
 from exporter.staging.functions import Function
@@ -38,7 +38,7 @@ def resolve(
             candidates.append(Candidate(name, is_default, problem))
     resolution = resolve_export(candidates)
     if resolution.chosen is None:
-        warnings.warn(f"saved without a signature: {resolution.note}", stacklevel=4)
+        notices.warn(f"saved without a signature: {resolution.note}")
         return {}, resolution.note
     index = dict(graph.root_functions())[resolution.chosen]
     return {DEFAULT: draft.first_source(graph.functions[index].function)}, None

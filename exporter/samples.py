@@ -4,7 +4,6 @@ The functions run as they are, on this machine and on copies of the variables, s
 as it is. One that updates state finds in each sample what the samples before it left.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from exporter import notices
 from exporter.artifact import records
 from exporter.artifact.encoding import signature_of_record
 from exporter.artifact.samples import Sample, array_record, file_of, joined
@@ -224,11 +224,10 @@ def kept(stored: StoredModel, draft: Draft, values_id: Callable[[], str]) -> Ite
     }
     found = [one for one in stored.samples if id(one.origin) in numbers]
     if found and values_id() != stored.values_id:
-        warnings.warn(
+        notices.warn(
             "the samples of the loaded model are not saved, since its variables have other values "
             "than when they were recorded. Pass samples= to record new ones, or samples={} for "
             "none.",
-            stacklevel=3,
         )
         return
     for position, one in enumerate(found):

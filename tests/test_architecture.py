@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_BASE = ("signatures", "exporter.errors")
+_BASE = ("signatures", "exporter.errors", "exporter.notices")
 
 # Shared by staging and the runtime: files and the mutable array box, which models hold before
 # saving and again after loading, and what touches JAX: the nodes of registered classes, which both
@@ -43,6 +43,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter": (),  # its names are found on first use; its stub lists them for type checkers
     "exporter.__main__": ("exporter.cli",),
     "exporter.errors": ("signatures",),
+    "exporter.notices": (),
     "exporter.asset": _BASE,
     "exporter.variable": (*_BASE, "exporter.keys"),  # a variable without a value may be of keys
     "exporter.keys": _BASE,

@@ -6,7 +6,6 @@ ones if the program was found to keep the rows of a batch apart, and else runs i
 another.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from exporter import notices
 from exporter.errors import NoDerivativeError
 from signatures.dtypes import is_inexact
 from signatures.spec import Dim, TensorSpec
@@ -158,9 +158,8 @@ def _note(program: "LoadedProgram", size: int) -> None:
     """Tell once that a program is mapped the slow way."""
     if not program.noted and not program.record.updates:  # those are refused, or the caller's own
         program.noted.append("vmap")
-        warnings.warn(
+        notices.warn(
             f"jax.vmap runs {program.name} for each of the {size} elements, one after another "
             "(jax.lax.map): the program has no named leading axis that all mapped inputs share and "
             "along which its rows are known not to depend on each other.",
-            stacklevel=2,
         )

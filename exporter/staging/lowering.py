@@ -1,13 +1,13 @@
 """A trace becomes one portable program for a set of platforms."""
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
 from jax import export
 
+from exporter import notices
 from exporter.errors import LoweringError, Problem
 from exporter.jax_internals import (
     joined_text,
@@ -285,10 +285,9 @@ def _with_derivatives(
         first, cotangents = _program(module, derivative, job)
     except Exception as error:  # noqa: BLE001  # rules of derivatives are anybody's code
         reason = first_line(error)
-        warnings.warn(
+        notices.warn(
             f"{flat.name} is saved without its derivative, so gradients through it will be refused "
             f"when it is loaded: {reason}",
-            stacklevel=2,
         )
         return replace(program, derivative_problem=reason)
     first = _with_derivatives(first, derivative, cotangents, job, order - 1)

@@ -1,11 +1,11 @@
 """What a trace prints with `jax.debug`, left out: no program can hold it, no result needs it."""
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
 import jax.extend.core
 
+from exporter import notices
 from exporter.staging.obstacles import equations
 from exporter.staging.tracing import Variant
 
@@ -18,10 +18,9 @@ def without_prints(variant: Variant, name: str) -> Variant:
     if not found:
         return variant
     lines = dict.fromkeys(placed.line or "an unknown line" for placed in found)
-    warnings.warn(
+    notices.warn(
         f"{name} is saved without what it prints with jax.debug, which needs Python: "
         f"{'; '.join(lines)}.",
-        stacklevel=2,
     )
     stripped = _stripped(variant.jaxpr.jaxpr)
     return replace(variant, jaxpr=jax.extend.core.ClosedJaxpr(stripped, variant.jaxpr.consts))

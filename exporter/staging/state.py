@@ -1,6 +1,5 @@
 """Exchange the arrays of a tracked object for traced ones, and see what a function made of them."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from exporter import notices
 from exporter.errors import StateError, TrackingError
 from exporter.staging.containers import (
     Difference,
@@ -216,10 +216,9 @@ def restored(graph: TrackedGraph, function: str) -> Iterator[None]:
             changed += [dotted((*path, key)) for key in _changed(old, _items(holder))]  # type: ignore[arg-type]
             _restore(holder, old)
     if changed:
-        warnings.warn(
+        notices.warn(
             f"{function} changes {', '.join(changed)}, which the saved function will not: only "
             "arrays are state. Hold it in a Variable.",
-            stacklevel=2,
         )
 
 
