@@ -91,13 +91,13 @@ def check(
             findings=findings,
         )
     problems = tuple(dict.fromkeys(findings.problems))
-    asked = (platforms,) if isinstance(platforms, str) else tuple(platforms or ALL_PLATFORMS)
     if prepared is None:
+        asked = (platforms,) if isinstance(platforms, str) else tuple(platforms or ALL_PLATFORMS)
         return Report(problems, (), asked)
-    return _clean(prepared, problems, asked)
+    return _clean(prepared, problems)
 
 
-def _clean(prepared: Prepared, problems: tuple[Problem, ...], asked: tuple[str, ...]) -> Report:
+def _clean(prepared: Prepared, problems: tuple[Problem, ...]) -> Report:
     paths = prepared.draft.paths
     notes: list[Problem] = []
     for source, path in zip(prepared.draft.concrete, paths, strict=True):
@@ -108,7 +108,7 @@ def _clean(prepared: Prepared, problems: tuple[Problem, ...], asked: tuple[str, 
     return Report(
         (*problems, *notes),
         tuple(dict.fromkeys(paths)),
-        asked,
+        prepared.draft.platforms or ALL_PLATFORMS,
         len(prepared.entries),
         sum(value.nbytes for value in prepared.values),
     )

@@ -152,6 +152,12 @@ def leaked():
     return holder
 
 
+def leaks():
+    kept = []
+    jax.jit(lambda x: (kept.append(x), x)[1])(jnp.ones((2, 2)))
+    return lambda x: x + kept[0]
+
+
 def stray():
     counter = Variable(jnp.zeros(()))
     return attached(lambda x: x + counter.value, SQUARE)
@@ -188,6 +194,7 @@ BAD = {
     "stray": stray,
     "deleted": deleted,
     "leaked": leaked,
+    "leaked closure": lambda: attached(leaks(), SQUARE),
     "two defaults": Twin,
     "keys": lambda: SimpleNamespace(d={1: jnp.ones(1), "1": jnp.ones(1)}),
     "wide": lambda: attached(double, SQUARE, big=np.array([2**40])),
@@ -577,6 +584,32 @@ def test_every_operation_that_a_platform_lacks_is_named():
         ("custom call", ("cuda",), line_in(eigenvalues, "eig(")),
     }
     assert all("platforms=('cpu',)" in problem.remedy for problem in report.problems)
+
+
+def test_an_operation_among_mutable_references_is_named():
+    def doubled(x):
+        cell = jax.new_ref(x)
+        cell[...] = cell[...] * 2
+        return jnp.linalg.eig(cell[...])[0].real
+
+    (problem,) = exporter.check(attached(doubled, SQUARE), platforms=("cpu", "tpu")).problems
+    assert (problem.platforms, problem.line) == (("tpu",), line_in(doubled, "eig("))
+
+
+def test_an_array_that_outlived_its_trace_is_told_with_its_line():
+    function = leaks()
+    (problem,) = exporter.check(attached(function, SQUARE)).problems
+    assert problem.kind == "code"
+    assert problem.message == (
+        f"<lambda> uses a traced array without a value at {line_in(leaks, 'x + kept')}: it was "
+        "kept under jax.jit, jax.grad or the like and has outlived the trace. Use an array in its "
+        "place, or make it an input."
+    )
+    assert problem.line == line_in(leaks, "x + kept")
+
+
+def test_platforms_are_told_by_the_names_that_programs_know():
+    assert exporter.check(attached(double, ROW), platforms="gpu").platforms == ("cuda",)
 
 
 def test_a_check_under_a_trace_is_told():

@@ -81,7 +81,7 @@ def problems_of(
 def problem_of(error: Exception, function: str | None) -> Problem:
     """An error that was raised for a function as one problem."""
     kind = _kind(error, function)
-    line = line_of(error)
+    line = getattr(error, "line", None) or line_of(error)
     notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_KNOWN)]
     if isinstance(error, ExporterError):
         return Problem(kind, function, str(error), " ".join(notes), line=line)
