@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from exporter.drafting import DEFAULT_OPTIONS, SaveOptions
 from exporter.errors import Problem
@@ -11,7 +11,8 @@ from exporter.saving import prepare
 from exporter.staging.findings import Findings
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import ALL_PLATFORMS
-from exporter.staging.tracing import LOCK
+from exporter.staging.obstacles import pinned
+from exporter.staging.tracing import LOCK, ConcreteFunction
 from exporter.writing import Contents
 
 
@@ -93,13 +94,13 @@ def check(
             findings=findings,
         )
     problems = tuple(dict.fromkeys(findings.problems))
-    asked = (platforms,) if isinstance(platforms, str) else tuple(platforms or ALL_PLATFORMS)
     if contents is None:
+        asked = (platforms,) if isinstance(platforms, str) else tuple(platforms or ALL_PLATFORMS)
         return Report(problems, (), asked)
-    return _clean(contents, problems, asked)
+    return _clean(contents, problems)
 
 
-def _clean(contents: Contents, problems: tuple[Problem, ...], asked: tuple[str, ...]) -> Report:
+def _clean(contents: Contents, problems: tuple[Problem, ...]) -> Report:
     paths = contents.draft.paths
     notes: list[Problem] = []
     for source, path in zip(contents.draft.concrete, paths, strict=True):
@@ -107,16 +108,13 @@ def _clean(contents: Contents, problems: tuple[Problem, ...], asked: tuple[str, 
             message = f"{source.name} has no program for inputs of {_axes(one.ranks)}: {one.reason}"
             notes.append(Problem("ranks", path, message, is_error=False))
         notes += (Problem("warning", path, note, is_error=False) for note in source.notes)
-    for source, path in zip(contents.draft.concrete, paths, strict=True):
-        mesh = contents.draft.programs[source.programs[0]].mesh
-        if mesh:
-            axes = ", ".join(f"{axis.name}={axis.size}" for axis in mesh)
-            message = f"{source.name} uses jax.shard_map, and so runs on a mesh of ({axes}) only."
-            notes.append(Problem("mesh", path, message, is_error=False))
+    for traced, path in zip(contents.draft.sources, paths, strict=True):
+        if isinstance(traced, ConcreteFunction):
+            notes += [replace(one, function=path) for one in pinned(traced.jaxpr, traced.name)]
     return Report(
         (*problems, *notes),
         tuple(dict.fromkeys(paths)),
-        asked,
+        contents.draft.platforms or ALL_PLATFORMS,
         len(contents.variables[0]),
         sum(getattr(value, "nbytes", 0) for value in contents.variables[1]),
     )

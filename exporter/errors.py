@@ -101,7 +101,15 @@ class AssetNotFoundError(TrackingError, FileNotFoundError):
 
 
 class TracingError(ExporterError, ValueError):
-    """A function cannot be traced with its input specs."""
+    """A function cannot be traced with its input specs.
+
+    Attributes:
+      line: the line of the user's code where it fails, if the traceback does not tell it.
+    """
+
+    def __init__(self, message: str, line: str | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class InconclusiveSizesError(TracingError):

@@ -59,11 +59,10 @@ class Findings:
                 yield
             except Exception as error:  # noqa: BLE001  # the user's code may raise anything
                 self.problems += problems_of(error, function, explain)
-        for one in warned:
-            if one.category is UserWarning:
-                self.problems.append(Problem("warning", function, str(one.message), is_error=False))
-            else:  # not about saving
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        # Others are not about saving. They are for `save` to show.
+        about_saving = (one for one in warned if one.category is UserWarning)
+        for one in about_saving:
+            self.problems.append(Problem("warning", function, str(one.message), is_error=False))
 
 
 def problems_of(
@@ -82,7 +81,7 @@ def problems_of(
 def problem_of(error: Exception, function: str | None) -> Problem:
     """An error that was raised for a function as one problem."""
     kind = _kind(error, function)
-    line = line_of(error)
+    line = getattr(error, "line", None) or line_of(error)
     notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_KNOWN)]
     if isinstance(error, ExporterError):
         return Problem(kind, function, str(error), " ".join(notes), line=line)

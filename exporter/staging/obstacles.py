@@ -208,3 +208,19 @@ def mapped_by_process(jaxpr: Any, name: str) -> Iterator[Problem]:
                 "names.",
                 line=placed.line,
             )
+
+
+def pinned(jaxpr: Any, name: str) -> Iterator[Problem]:
+    """The operations that tie a program to a mesh of certain sizes. It is saved all the same."""
+    for placed in equations(getattr(jaxpr, "jaxpr", jaxpr)):
+        if placed.equation.primitive.name == "shard_map":
+            mesh = placed.equation.params["mesh"].shape
+            axes = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
+            yield Problem(
+                "mesh",
+                name,
+                f"{name} runs on a mesh of ({axes}) and on no other: {placed}.",
+                "Load it with such a mesh, or use with_sharding_constraint, which needs none.",
+                line=placed.line,
+                is_error=False,
+            )

@@ -1,15 +1,11 @@
 """What a trace asks of a platform that the platform does not have, as problems with remedies."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 from exporter.errors import Problem
 from exporter.staging.obstacles import Placed
-from exporter.staging.probing import Fault, faults
+from exporter.staging.probing import NO_RULE, Fault, faults
 from exporter.staging.tracing import Variant
-
-# How JAX says that a platform has no rule for an operation.
-_NO_RULE = re.compile(r"^MLIR translation rule for primitive '[^']+' not found for platforms? ")
 
 _KERNELS = ("pallas_call", "mosaic_gpu_kernel", "core_map")
 
@@ -43,7 +39,7 @@ def lacking(
 
 def _general(fault: Fault) -> Fault:
     """The fault in words that are the same for every platform."""
-    if fault.reason is None or not _NO_RULE.match(fault.reason):
+    if fault.placed is None or not NO_RULE.match(fault.reason or ""):
         return fault
     return Fault("has no lowering there", placed=fault.placed)
 

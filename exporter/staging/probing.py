@@ -5,8 +5,9 @@ run of equations is a program of its own, which takes what it uses and returns w
 the run is halved until single equations are left, and these are named with the user's lines.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +19,9 @@ from exporter.staging.obstacles import Placed, equations, inner_jaxprs, is_callb
 
 # Custom calls are ours to judge: JAX would name only the first.
 UNCHECKED = (export.DisabledSafetyCheck.custom_call("ALL"),)
+
+# How JAX says that a platform has no rule for an operation.
+NO_RULE = re.compile(r"^MLIR translation rule for primitive '([^']+)' not found for platforms? ")
 
 # Equations whose inner jaxprs mean nothing outside of them: kernels, and code on a mesh.
 _WHOLE = ("pallas_call", "shard_map", "xla_pmap", "core_map", "mosaic_gpu_kernel")
@@ -75,7 +79,9 @@ class _Probe:
             return
         half = len(run) // 2
         found = [*self.search(run[:half], around), *self.search(run[half:], around)]
-        yield from found or ([] if _calls_python(run) else [fault])
+        if not found and not _calls_python(run):
+            found = [replace(fault, placed=_named(run, fault, around))]
+        yield from found
 
     def inside(self, placed: Placed) -> Iterator[Fault]:
         """The faults of the equations in an equation, if any of these fails alone."""
@@ -100,9 +106,9 @@ class _Probe:
         made = {id(variable) for equation in run for variable in equation.outvars}
         used = [a for e in run for a in e.invars if not isinstance(a, jax.extend.core.Literal)]
         free = list({id(atom): atom for atom in used if id(atom) not in made}.values())
-        outs = [variable for equation in run for variable in equation.outvars]
-        if not all(_is_array(atom) for atom in (*free, *outs)):
-            return None
+        outs = [out for equation in run for out in equation.outvars if _is_array(out)]
+        if not all(map(_is_array, free)):
+            return None  # it shares mutable references with its surroundings
         part = self.jaxpr.replace(constvars=[], invars=free, outvars=outs, eqns=list(run))
 
         def program(_: Any, arrays: Sequence[jax.Array]) -> Any:
@@ -117,6 +123,13 @@ class _Probe:
         except Exception as error:  # noqa: BLE001  # each backend refuses in its own way
             return Fault(first_line(error))
         return Fault(None, calls) if calls else None
+
+
+def _named(run: Sequence[Any], fault: Fault, around: Placed | None) -> Placed | None:
+    """The first of the equations that JAX names, where none of them can be lowered alone."""
+    named = NO_RULE.match(fault.reason or "")
+    each = (Placed(equation, around) for equation in run)
+    return next((one for one in each if named and one.equation.primitive.name == named[1]), None)
 
 
 def _calls_python(run: Sequence[Any]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import export
 
 from exporter.errors import TracingError, TrackingError, UntrackedVariableError
-from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic_struct
+from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic_struct, user_lines
 from exporter.keys import from_words, to_words
 from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
@@ -353,6 +353,7 @@ def _trace_once(
         state = [held.struct for held in holders]
         given = [symbolic_struct(spec, scope) for spec in specs]
         traced = with_constraints(lambda: jax.jit(flat).trace(state, given))
+    _refuse_strangers(traced.jaxpr.jaxpr, len(state) + len(given), subject.name)
     jaxpr = _without_dead_code(traced.jaxpr)
     reads = _used(jaxpr, len(variables))
     return Variant(
@@ -392,6 +393,21 @@ def _reached(subject: Subject) -> tuple[TrackedVariable, ...]:
         return track(subject.surroundings()).variables
     except TrackingError:  # something that could not be saved, and need not be
         return ()
+
+
+def _refuse_strangers(jaxpr: jax.extend.core.Jaxpr, expected: int, name: str) -> None:
+    """Refuse arrays of another trace, which JAX takes before all others without a word."""
+    strangers = {id(variable) for variable in jaxpr.invars[: len(jaxpr.invars) - expected]}
+    if not strangers:
+        return
+    users = (e for e in jaxpr.eqns if strangers & {id(atom) for atom in e.invars})
+    line = next((user_lines(equation)[0] for equation in users), None)
+    raise TracingError(
+        f"{name} uses a traced array without a value{f' at {line}' if line else ''}: it was kept "
+        "under jax.jit, jax.grad or the like and has outlived the trace. Use an array in its "
+        "place, or make it an input.",
+        line,
+    )
 
 
 def _used(jaxpr: jax.extend.core.ClosedJaxpr, count: int) -> list[int]:
