@@ -822,7 +822,7 @@ def test_the_version_is_that_of_the_distribution(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert not caught.value.code
-    assert capsys.readouterr().out == "jax-exporter 0.1.0\n"
+    assert capsys.readouterr().out == "jax-exporter 0.2.0\n"
 
 
 # The process.

@@ -124,7 +124,7 @@ DESCRIPTION = """\
 Model, saved 2026-01-02 03:04:05 UTC
   platforms   cpu, cuda
   needs       StableHLO 0.9.0 or newer
-  written by  jax-exporter 0.1.0 in format 1
+  written by  jax-exporter 0.1.0 in format 2
               with jax 0.10.2, jaxlib 0.10.2, orbax-checkpoint 0.12.8, Python 3.11.7
   programs    11 files, 10.7 KiB
               content id 1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f
