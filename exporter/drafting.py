@@ -125,7 +125,9 @@ class Draft:
             )
         name, doc, parameters = _described(function)
         self.functions.append(
-            records.FunctionRecord(name, list(map(_parameter_record, parameters)), indices, doc)
+            records.FunctionRecord(
+                name, list(map(_parameter_record, parameters)), indices, doc, _by_input(function)
+            )
         )
         return len(self.functions) - 1
 
@@ -364,6 +366,14 @@ def _described(function: object) -> tuple[str, str | None, Sequence[Parameter]]:
         return function.name, function.doc, function.parameters
     stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
     return stored.name, stored.doc, stored.parameters
+
+
+def _by_input(function: object) -> bool:
+    """Whether a function is one trace, which is called by the names of its inputs."""
+    if isinstance(function, Function | ConcreteFunction):
+        return isinstance(function, ConcreteFunction)
+    stored: StoredFunction = function.__exporter_stored__  # type: ignore[attr-defined]
+    return stored.by_input
 
 
 def _parameter_record(parameter: Parameter) -> records.ParameterRecord:

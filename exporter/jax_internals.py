@@ -9,6 +9,8 @@
   list of our own takes its place.
 - `jax._src.interpreters.batching`: whether a traced array is one of many under `jax.vmap`, for a
   message. When it goes, JAX's own takes its place.
+- the trace that a traced array belongs to, and the one that is running: what a function leaves must
+  be of the latter. When they go, functions that leave others are no longer refused by name.
 - `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
 - the dialect of Shardy, as `jaxlib` brings it: where a program is split over devices. JAX writes
   its operations into what it exports, and nobody promises that they stay readable, so constraints
@@ -37,7 +39,7 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax._src import source_info_util
+from jax._src import core, source_info_util
 from jax._src.export import _export
 from jax._src.interpreters import batching, mlir
 from jax._src.lax import lax
@@ -451,6 +453,11 @@ def _tensor_type(spec: TensorSpec) -> str:
     free = ir.ShapedType.get_dynamic_size()
     sizes = [axis if isinstance(axis, int) else free for axis in axes]
     return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
+
+
+def is_of_this_trace(array: object) -> bool:
+    """Whether an array has a value, or is traced by what is being traced now and nothing inside."""
+    return not isinstance(array, jax.core.Tracer) or array._trace is core.trace_ctx.trace
 
 
 def is_mapped(array: object) -> bool:

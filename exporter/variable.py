@@ -26,9 +26,26 @@ from signatures.spec import TensorSpec, storage_shape
 # How many variables a message names.
 _MAX_SHOWN = 6
 
-# The variables that the function being traced may use, by identity. Outside of a trace it is
-# None and every variable may be used.
-_in_reach: ContextVar[frozenset[int] | None] = ContextVar("in_reach", default=None)
+
+class _Reach(frozenset[int]):
+    """The variables that a function being traced may use, by identity.
+
+    Attributes:
+      level: the trace that it is run in.
+    """
+
+    level: object
+
+
+# What may be used now. Outside of a trace it is None and every variable may be used.
+_in_reach: ContextVar[_Reach | None] = ContextVar("in_reach", default=None)
+
+# Why a value cannot be assigned where it was made, and what to do.
+INNER = (
+    "inside a function that JAX traces by itself, such as a branch of jax.lax.cond, the body of "
+    "jax.lax.scan, or what jax.jit, jax.grad, jax.vmap or jax.checkpoint wraps: the value would "
+    "not outlive it. Return the value from there and assign it outside."
+)
 
 
 # To JAX, a variable given to one of its functions is the array it holds: a tree of one leaf.
@@ -102,6 +119,7 @@ class Variable(NDArrayOperatorsMixin):
     @value.setter
     def value(self, new: object) -> None:
         self._check_reach()
+        self._check_level()
         old = self._value
         array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
         if array.shape != old.shape or array.dtype != old.dtype:
@@ -115,6 +133,11 @@ class Variable(NDArrayOperatorsMixin):
                 "@exporter.function, or return the value and assign it outside."
             )
         self._value = self._own(_kept_in_place(array, old))
+
+    def _check_level(self) -> None:
+        reach = _in_reach.get()
+        if reach is not None and id(self) in reach and reach.level != get_opaque_trace_state():
+            raise StateError(f"{self._title()} is assigned {INNER}")
 
     def _may_be_traced(self) -> bool:
         """Whether a traced array, assigned now, would not outlive its trace."""
@@ -275,7 +298,9 @@ def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
 @contextmanager
 def only(variables: frozenset[int]) -> Iterator[None]:
     """Within the block, a function may use these variables (by identity) and new ones only."""
-    token = _in_reach.set(variables)
+    reach = _Reach(variables)
+    reach.level = get_opaque_trace_state()
+    token = _in_reach.set(reach)
     try:
         yield
     finally:

@@ -51,6 +51,27 @@ def bind(signature: Signature, args: Sequence[object], kwargs: Mapping[str, obje
     return bind_values(signature, [given[name] for name in signature.inputs])
 
 
+def bind_positional(
+    signature: Signature, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Bound:
+    """The arrays of a call by position, in the order of the inputs, or by keyword.
+
+    Raises:
+      BindError: naming every input that is missing, unknown, given twice or does not fit.
+    """
+    names = list(signature.inputs)
+    if len(args) > len(names):
+        raise BindError(
+            f"{signature.name!r} has {len(names)} inputs, got {len(args)} positional values.\n"
+            f"The signature is {signature}."
+        )
+    given = dict(zip(names, args, strict=False))  # the rest by keyword
+    twice = [f"{name}: given twice, by position and by keyword" for name in given if name in kwargs]
+    if twice:
+        raise _refused(signature, twice)
+    return bind(signature, (), {**given, **kwargs})
+
+
 def bind_values(signature: Signature, values: Sequence[object]) -> Bound:
     """The arrays for values in the signature's order.
 

@@ -295,6 +295,49 @@ def test_a_loaded_function_gives_its_traces_but_no_new_ones(model):
     )
 
 
+def test_a_trace_held_as_an_attribute_is_called_by_its_inputs_as_before_saving(reload):
+    class Holds:
+        @function
+        def f(self, x, training=True):
+            return 2 * x if training else 3 * x
+
+        @function
+        def g(self, tree, rest):
+            return tree["a"] - rest[0]
+
+    model = Holds()
+    model.c = model.f.get_concrete_function(TensorSpec((2,), name="inp"), False)
+    model.d = model.g.get_concrete_function({"a": TensorSpec(())}, [TensorSpec(())])
+    loaded = reload(model, {})
+    again = reload(loaded, {})
+    for one in (model, loaded, again):
+        np.testing.assert_array_equal(one.c(X), 3 * X)
+        np.testing.assert_array_equal(one.c(inp=X), 3 * X)
+        assert float(one.d(5.0, 2.0)) == 3
+        assert float(one.d(**{"tree/a": 5.0, "rest/0": 2.0})) == 3
+        with pytest.raises(BindError, match="'f' has 1 inputs, got 2 positional values"):
+            one.c(X, False)
+        with pytest.raises(BindError, match="inp: given twice, by position and by keyword"):
+            one.c(X, inp=X)
+        with pytest.raises(BindError, match="x: not an input, the inputs are inp"):
+            one.c(x=X)
+    np.testing.assert_array_equal(loaded.f.get_concrete_function(X, False)(X), 3 * X)
+
+
+def test_a_loaded_function_gives_its_most_specific_trace(reload):
+    class Open:
+        @function
+        def f(self, x):
+            return x * (30 if isinstance(x.shape[0], int) else 10)
+
+    model = Open()
+    model.f.get_concrete_function(TensorSpec((None,)))
+    model.f.get_concrete_function(TensorSpec((3,)))
+    loaded = reload(model, {})
+    np.testing.assert_array_equal(loaded.f.get_concrete_function(THREE)(THREE), 30 * THREE)
+    np.testing.assert_array_equal(loaded.f.get_concrete_function(TensorSpec((2,)))(X), 10 * X)
+
+
 def test_a_call_that_cannot_be_traced_is_not_kept(reload):
     original = Model()
     original.f(X)

@@ -156,6 +156,7 @@ class FunctionRecord(Record, frozen=True):
     parameters: list[ParameterRecord]
     concrete: list[Number]
     doc: str | None = None
+    by_input: bool = False
 
 
 class AxisRecord(Record, frozen=True):

@@ -306,6 +306,8 @@ def _check_function(
     parameters = parameters_of(function.parameters)
     _made(f"{where}.parameters", partial(python_signature, parameters))
     names = {parameter.name for parameter in function.parameters}
+    single = len(function.concrete) == 1
+    _require(single or not function.by_input, f"{where} is called by the inputs of several.")
     for index in function.concrete:
         _require(
             set(concrete[index].arguments) == names,

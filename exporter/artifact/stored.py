@@ -46,12 +46,21 @@ class StoredConcrete:
 
 @dataclass(frozen=True)
 class StoredFunction:
-    """A loaded function as it can be saved again."""
+    """A loaded function as it can be saved again.
+
+    Attributes:
+      name: the name of the Python function.
+      doc: its docstring.
+      parameters: its parameters.
+      concrete: what it was saved for.
+      by_input: whether it is called by the names of its inputs, as a concrete function is.
+    """
 
     name: str
     doc: str | None
     parameters: Sequence[Parameter]
     concrete: Sequence[StoredConcrete]
+    by_input: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Blueprint:
                 record.doc,
                 encoding.parameters_of(record.parameters),
                 [concrete[number] for number in record.concrete],
+                by_input=record.by_input,
             )
             for record in manifest.functions
         ]

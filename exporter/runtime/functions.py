@@ -35,7 +35,7 @@ from signatures.arguments import (
     python_signature,
     refused,
 )
-from signatures.binding import ABSENT, Bound, bind, solve
+from signatures.binding import ABSENT, Bound, bind, bind_positional, solve
 from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import BindError
 from signatures.signature import Signature
@@ -288,13 +288,20 @@ class LoadedFunction:
         doc: str | None,
         parameters: Sequence[Parameter],
         concrete: Sequence[LoadedConcrete],
+        *,
+        by_input: bool = False,
     ) -> None:
-        """A function with what it was saved for."""
+        """A function with what it was saved for.
+
+        One that is called `by_input` takes the inputs of the one thing that it was saved for, by
+        position or by name, as a concrete function does.
+        """
         self.__name__ = self.__qualname__ = name
         self.__doc__ = doc
         self.__signature__ = python_signature(parameters)
         self.concrete = tuple(concrete)
         self._parameters = tuple(parameters)
+        self._by_input = by_input
 
     @property
     def signature(self) -> Signature:
@@ -326,6 +333,8 @@ class LoadedFunction:
         Raises:
           BindError: if they do not fit, saying what was expected and what was given.
         """
+        if self._by_input:
+            return self._called_by_input(args, kwargs)
         values = self._bound(args, kwargs)
         if len(self.concrete) == 1:
             concrete = self.concrete[0]
@@ -337,6 +346,13 @@ class LoadedFunction:
         outputs = concrete.run(bound.values, concrete.paths, partial(self._refused, concrete))
         return unflatten(concrete.result, outputs)
 
+    def _called_by_input(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
+        concrete = self._first
+        bound = bind_positional(concrete.signature, args, kwargs)
+        names = list(concrete.signature.inputs)
+        outputs = concrete.run(bound.values, names, partial(self._refused, concrete))
+        return unflatten(concrete.result, outputs)
+
     def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
         return {name: without_classes(value) for name, value in values.items()}
@@ -346,7 +362,9 @@ class LoadedFunction:
         return refused(self.__name__, self.__signature__, end, problems)
 
     def get_concrete_function(self, /, *args: object, **kwargs: object) -> "LoadedFunction":
-        """This function for one of the types of arguments it was saved for.
+        """This function for the most specific of the types of arguments that fit.
+
+        It is called by its inputs, by position or by name, as any concrete function.
 
         Args:
           args: specs, arrays or Python values, as the function's own arguments.
@@ -357,6 +375,7 @@ class LoadedFunction:
         """
         values = self._bound(args, kwargs)
         refusals = []
+        fitting = []
         for concrete in self.concrete:
             leaves, problems = match(concrete.arguments, values, len(concrete.signature.inputs))
             pairs = zip(concrete.signature.inputs.items(), leaves, strict=True)
@@ -366,11 +385,16 @@ class LoadedFunction:
                 if leaf is not ABSENT and not spec.admits(leaf)
             ]
             if not problems:
-                return LoadedFunction(self.__name__, self.__doc__, self._parameters, [concrete])
+                fitting.append(concrete)
             refusals.append((concrete, problems))
         if not self.concrete:
             raise self._never_saved()
-        raise self._no_match(values, refusals)
+        if not fitting:
+            raise self._no_match(values, refusals)
+        chosen = min(fitting, key=lambda one: _openness(one.signature))
+        return LoadedFunction(
+            self.__name__, self.__doc__, self._parameters, [chosen], by_input=True
+        )
 
     def _choose(self, values: Mapping[str, object]) -> tuple[LoadedConcrete, Bound]:
         """The most specific concrete function that fits: fewest conversions, then free axes."""
@@ -428,6 +452,7 @@ class LoadedFunction:
                 )
                 for concrete in self.concrete
             ],
+            self._by_input,
         )
 
     def __reduce__(self) -> NoReturn:

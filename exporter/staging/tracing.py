@@ -17,8 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from exporter.errors import TracingError, TrackingError, UntrackedVariableError
-from exporter.jax_internals import decided_comparisons, symbolic_scope, symbolic_struct, user_lines
+from exporter.errors import StateError, TracingError, TrackingError, UntrackedVariableError
+from exporter.jax_internals import (
+    decided_comparisons,
+    is_of_this_trace,
+    symbolic_scope,
+    symbolic_struct,
+    user_lines,
+)
 from exporter.keys import from_words, to_words
 from exporter.staging import outputs as outputs_of
 from exporter.staging import shapes
@@ -33,9 +39,9 @@ from exporter.staging.state import (
     exchanged,
 )
 from exporter.staging.tracking import track
-from exporter.variable import Variable
+from exporter.variable import INNER, Variable
 from signatures.arguments import Parameter, call_arguments
-from signatures.binding import bind
+from signatures.binding import bind_positional
 from signatures.signature import Signature
 from signatures.spec import Dim, TensorSpec
 from signatures.tree import (
@@ -153,8 +159,7 @@ class ConcreteFunction:
         Raises:
           BindError: if the values do not fit the signature.
         """
-        named = dict(zip(self.signature.inputs, args, strict=False)) | kwargs
-        bound = bind(self.signature, (), named)
+        bound = bind_positional(self.signature, args, kwargs)
         open_ranks = tuple(
             np.ndim(value)  # type: ignore[arg-type]  # an array
             for value, spec in zip(bound.values, self.signature.inputs.values(), strict=True)
@@ -339,6 +344,7 @@ def _trace_once(
             structure, results = outputs_of.flatten_result(subject.call(*args, **kwargs))
             settle()
             after = [held.after() for held in holders]
+            _refuse_inner(subject.name, holders, after, results)
             changed = [
                 (index, holders[index].updated(new))
                 for index, (old, new) in enumerate(zip(before, after, strict=True))
@@ -366,6 +372,17 @@ def _trace_once(
         outputs=tuple(outputs),
         dims=dims,
     ), structures[0]
+
+
+def _refuse_inner(
+    name: str, holders: Sequence[Held], after: Sequence[object], results: Sequence[object]
+) -> None:
+    """Refuse arrays that were made in a trace inside this one, and that nobody returned from it."""
+    for held, new in zip(holders, after, strict=True):
+        if not is_of_this_trace(new):
+            raise StateError(f"{dotted(held.variable.path)} is assigned {INNER}")
+    if not all(map(is_of_this_trace, results)):
+        raise TracingError(f"{name} returns an array that was made {INNER}")
 
 
 @contextmanager
