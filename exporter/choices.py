@@ -33,6 +33,12 @@ def check_names(option: str, value: object) -> None:
             raise OptionError(f"{option} has the name {name!r}; names are text and not empty.")
 
 
+def check_kind(option: str, value: object, kind: type) -> None:
+    """Refuse what is not an instance of the option's class."""
+    if not isinstance(value, kind):
+        raise OptionError(f"{option} is a {kind.__name__}; got {value!r}.")
+
+
 def check_progress(value: object) -> None:
     """Refuse what cannot be called."""
     if value is not None and not callable(value):

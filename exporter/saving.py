@@ -93,6 +93,7 @@ def save(
         with together("tracing its functions"):
             target = check_target(path, overwrite=overwrite)
             choices.check_progress(progress)
+            choices.check_kind("options", options, SaveOptions)
             contents = prepare(
                 obj,
                 signatures,

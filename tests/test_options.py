@@ -306,3 +306,16 @@ def test_what_is_beside_programs_and_arrays_is_shown(tmp_path, capsys):
         "tags": ["serve"],
         "metadata": {"a": 1},
     }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"options": None}, exporter.OptionError, "options is a SaveOptions; got None."),
+        ({"platforms": 5}, exporter.LoweringError, "platforms= names 5; the choices are cpu, "),
+    ],
+)
+def test_options_of_another_kind_are_named(wrong, error, message, tmp_path):
+    with pytest.raises(error) as caught:
+        exporter.save(SimpleNamespace(v=exporter.Variable(1.0)), tmp_path / "m", {}, **wrong)
+    assert str(caught.value).startswith(message)

@@ -589,3 +589,14 @@ def test_saving_leaves_the_object_as_it_was(change, reload):
     reload(model)
     assert {**vars(model), "log": list(model.log)} == before
     np.testing.assert_array_equal(model.v, [0, 0])
+
+
+def test_what_holds_nothing_but_a_way_back_is_kept(reload):
+    child, root = SimpleNamespace(), SimpleNamespace(v=Variable(1.0))
+    child.parent, root.child, root.listed, root.keyed = root, child, [root], {"me": root}
+    root.other = SimpleNamespace(number=3)  # leads nowhere
+    loaded = reload(root, {})
+    assert loaded.child.parent is loaded
+    assert loaded.listed[0] is loaded
+    assert loaded.keyed["me"] is loaded
+    assert not hasattr(loaded, "other")

@@ -166,11 +166,11 @@ def _pruned(nodes: Sequence[Node]) -> tuple[Node, ...]:
     for index, node in enumerate(nodes):
         for child in node.children:
             parents.setdefault(child, []).append(index)
-    useful: set[int] = {0}
+    useful: set[int] = set()
     waiting = [i for i, node in enumerate(nodes) if node.kind in _KEPT]
     while waiting:
         index = waiting.pop()
-        if index not in useful or index == 0:
+        if index not in useful:
             useful.add(index)
             waiting += [parent for parent in parents.get(index, ()) if parent not in useful]
     kept: dict[int, int] = {}

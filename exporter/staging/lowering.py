@@ -99,7 +99,7 @@ def normalised_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     Raises:
       LoweringError: if one is unknown, or there is none.
     """
-    if isinstance(platforms, str):
+    if isinstance(platforms, str) or not isinstance(platforms, Iterable):
         platforms = (platforms,)
     names = tuple(dict.fromkeys(_ALIASES.get(name, name) for name in platforms))
     unknown = [name for name in names if name not in ALL_PLATFORMS]
