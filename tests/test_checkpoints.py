@@ -529,6 +529,21 @@ def test_damage_is_told_and_changes_nothing(steps, artifact, tmp_path):
         assert held(model) == held(Affine(0.5))
 
 
+def test_a_value_that_changed_on_the_disk_is_told_by_its_path(tmp_path):
+    class Numbers:
+        def __init__(self):
+            self.noise = Variable(jax.random.normal(jax.random.key(0), (1000,)))
+
+    path = TrackableSaver(Numbers()).save(tmp_path / "step")
+    file = max(Path(path).glob("variables/**/d/*"), key=lambda one: one.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    model = Numbers()
+    with pytest.raises(exporter.CheckpointError, match=r"damaged[\s\S]*noise"):
+        TrackableSaver(model).restore(path)
+
+
 # Refusals.
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from exporter.artifact.manifest import MAX_MANIFEST_BYTES, shown
-from exporter.artifact.records import Record, VariableRecord
+from exporter.artifact.records import Digest, Record, VariableRecord
+from exporter.artifact.variables import values_id
 from exporter.errors import CheckpointError
 
 # The folder and the file beside `variables/`.
@@ -39,12 +40,16 @@ class CheckpointRecord(Record, frozen=True):
     format_version: int
     variables: list[VariableRecord]
     aliases: list[AliasRecord]
+    digests: list[Digest]
 
 
-def to_json(records: Sequence[VariableRecord], aliases: Mapping[Key, Key]) -> dict[str, Any]:
+def to_json(
+    records: Sequence[VariableRecord], values: Sequence[object], aliases: Mapping[Key, Key]
+) -> dict[str, Any]:
     """The content of the file, for Orbax to write."""
     found = [AliasRecord(list(name), list(key)) for name, key in aliases.items()]
-    record = CheckpointRecord(FORMAT, FORMAT_VERSION, list(records), found)
+    digests = [values_id([one], [value]) for one, value in zip(records, values, strict=True)]
+    record = CheckpointRecord(FORMAT, FORMAT_VERSION, list(records), found, digests)
     document: dict[str, Any] = msgspec.to_builtins(record)
     return document
 
@@ -76,4 +81,6 @@ def read(folder: Path) -> CheckpointRecord:
             f"{path} is written in format {shown(record.format)} {record.format_version}; this "
             f"version of jax-exporter reads {FORMAT} {FORMAT_VERSION}. Install a newer one."
         )
+    if len(record.digests) != len(record.variables):
+        raise CheckpointError(f"{path} is damaged: it has not one digest for each array.")
     return record

@@ -14,7 +14,7 @@ from exporter.artifact.encoding import scalar_of
 from exporter.artifact.layout import VARIABLES, verify
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest, VariableRecord
-from exporter.artifact.variables import key_of, read_variables
+from exporter.artifact.variables import key_of, read_variables, values_id
 from exporter.checkpoints.aliases import Branch, aliases_of
 from exporter.checkpoints.folders import METADATA
 from exporter.errors import ArtifactError, CheckpointError
@@ -72,7 +72,11 @@ def of_checkpoint(folder: Path) -> Stored:
     """What a step of ours holds."""
     record = checkpoint.read(folder)
     aliases = {tuple(alias.name): tuple(alias.key) for alias in record.aliases}
-    return Stored(folder, _arrays(record.variables), aliases, _reader(folder))
+    keys = (tuple(one.key) for one in record.variables)
+    digests = dict(zip(keys, record.digests, strict=True))
+    return Stored(
+        folder, _arrays(record.variables), aliases, _checked(folder, _reader(folder), digests)
+    )
 
 
 def of_artifact(folder: Path) -> Stored:
@@ -115,6 +119,28 @@ def _reader(folder: Path) -> Reader:
             raise CheckpointError(
                 "\n  ".join([f"{folder / VARIABLES} is damaged:", *error.problems])
             ) from error
+
+    return read
+
+
+def _checked(folder: Path, reader: Reader, digests: Mapping[Key, str]) -> Reader:
+    """The reader, which refuses arrays that are not those that were saved."""
+
+    def read(
+        records: Sequence[VariableRecord], shardings: Sequence[jax.sharding.Sharding]
+    ) -> list[jax.Array]:
+        values = reader(records, shardings)
+        altered = [
+            "/".join(record.key)
+            for record, value in zip(records, values, strict=True)
+            if values_id([record], [value]) != digests[tuple(record.key)]
+        ]
+        if altered:
+            raise CheckpointError(
+                f"the checkpoint '{folder}' is damaged: {', '.join(altered)} is not what was "
+                "saved. Nothing is restored: restore another step."
+            )
+        return values
 
     return read
 

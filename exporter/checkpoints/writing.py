@@ -40,7 +40,7 @@ class Snapshot:
             values = [variable.read() for variable in tracked.variables.values()]
             # Arrays of NumPy may be changed while Orbax writes.
             values = [np.array(v) if isinstance(v, np.ndarray) else v for v in values]
-        document = checkpoint.to_json(records, tracked.aliases | tracked.equals)
+        document = checkpoint.to_json(records, values, tracked.aliases | tracked.equals)
         return cls(tree_on_disk(records, values), document)
 
     def arguments(self) -> Any:
