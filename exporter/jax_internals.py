@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -482,6 +483,17 @@ def passes_through(equation: jax.extend.core.JaxprEqn, package: str) -> bool:
     return any(package in Path(frame.file_name).parts for frame in frames)
 
 
+# Python makes the `__eq__` of a dataclass, in no file.
+_MADE_EQUALITY = ("<string>", "__eq__")
+
+
+def _asking(frame: FrameType) -> str:
+    """The file of the code that asks whether things are equal, by whatever `__eq__`."""
+    while frame.f_back and (frame.f_code.co_filename, frame.f_code.co_name) == _MADE_EQUALITY:
+        frame = frame.f_back
+    return frame.f_code.co_filename
+
+
 def is_users(file: str) -> bool:
     """Whether a file of code is the user's own: not of Python, of an installed package or ours."""
     return not file.startswith(_INSTALLED)
@@ -503,11 +515,7 @@ def decided_comparisons() -> Iterator[None]:
 
     def decided(self: object, other: object) -> bool:
         answer = bool(equal(self, other))
-        if (
-            not answer
-            and isinstance(other, int | kind)
-            and is_users(sys._getframe(1).f_code.co_filename)
-        ):
+        if not answer and isinstance(other, int | kind) and is_users(_asking(sys._getframe(1))):
             _refuse_if_unknown(self, other)
         return answer
 

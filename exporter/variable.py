@@ -402,6 +402,11 @@ def local_copy(variable: Variable, values: Mapping[Variable, object]) -> Variabl
     return made
 
 
+def may_be_traced(variable: Variable) -> bool:
+    """Whether a traced array, assigned to it now, would not outlive its trace."""
+    return variable._may_be_traced()  # noqa: SLF001  # this file's own
+
+
 def is_local(variable: Variable) -> bool:
     """Whether `local_copy` made it."""
     return variable._home is not None  # noqa: SLF001  # this file's own

@@ -450,3 +450,26 @@ def test_a_check_that_is_set_to_give_nan_is_saved(tmp_path):
     loaded = exporter.load(tmp_path / "m")
     np.testing.assert_array_equal(loaded(np.array([1, 2], np.float32)), [2, 4])
     assert np.isnan(loaded(np.array([-1, 2], np.float32))).all()
+
+
+def test_a_module_and_its_state_are_saved_as_a_pair(reload):
+    class Net(eqx.Module):
+        linear: eqx.nn.Linear
+        norm: eqx.nn.BatchNorm
+
+        def __init__(self, key):
+            self.linear = eqx.nn.Linear(3, 4, key=key)
+            self.norm = eqx.nn.BatchNorm(4, "batch", mode="ema")
+
+        def __call__(self, x, state, scale=2.0):
+            y, state = self.norm(self.linear(x) * scale, state)
+            return y, state
+
+    model, state = eqx.nn.make_with_state(Net)(jax.random.key(0))
+    model = eqx.nn.inference_mode(model)
+    loaded = reload((model, state), input_signature=[TensorSpec((3,), "float32")])
+    x = np.array([1, -2, 0.5], np.float32)
+    np.testing.assert_allclose(loaded(x), model(x, state)[0], rtol=1e-6)
+    assert list(loaded.signatures) == ["serving_default"]
+    with pytest.raises(exporter.TrackingError, match="has no parameter 'state'"):
+        exporter.save((model.linear, state), "unused", input_signature=[TensorSpec((3,))])

@@ -572,34 +572,6 @@ def test_a_narrower_type_gives_the_declared_trace_and_a_wider_one_is_refused():
         )
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "bool",
-        "int4",
-        "uint4",
-        "int8",
-        "uint8",
-        "int16",
-        "uint16",
-        "int32",
-        "uint32",
-        "float8_e4m3fn",
-        "float8_e5m2",
-        "bfloat16",
-        "float16",
-        "float32",
-        "complex64",
-    ],
-)
-def test_every_dtype_comes_back_as_input_and_output(dtype, reload):
-    values = jnp.array([[1, 0, 1]]).astype(dtype)
-    model = reload(SimpleNamespace(f=declared([spec(shape=("n", 3), dtype=dtype)], one)))
-    result = model.signatures["serving_default"](values)["output_0"]
-    assert result.dtype == values.dtype
-    np.testing.assert_array_equal(result.astype("complex64"), values.astype("complex64"))
-
-
 def test_random_keys_are_inputs_and_outputs(reload):
     def f(key, keys):
         return {"next": jax.random.split(key)[0], "drawn": jax.vmap(jax.random.normal)(keys)}

@@ -1,5 +1,7 @@
 """Axes: fixed, named, free, bounded, computed; arrays of any rank; sizes 0 and 1."""
 
+import dataclasses
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import jax
@@ -594,3 +596,34 @@ print("flax" in sys.modules)
         for shape in ((), (2,), (2, 2)):
             loaded.add(np.ones(shape, np.float32))
         assert float(loaded.total) == 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Sized:
+    size: object
+
+
+class Sizes(Sequence):
+    """Looks for things with code of the standard library, as JAX's caches do with their own."""
+
+    def __getitem__(self, index):
+        return [Sized(3), Sized(4)][index]
+
+    def __len__(self):
+        return 2
+
+
+def test_installed_code_may_compare_dataclasses_that_hold_sizes(reload):
+    def found(x):
+        assert Sizes().count(Sized(x.shape[0])) == 0
+        return x * 2
+
+    model = reload(SimpleNamespace(f=function(found, input_signature=[TensorSpec(("n",))])))
+    np.testing.assert_array_equal(model.f(np.ones(3, np.float32)), 2 * np.ones(3))
+
+    def asked(x):
+        return x if Sized(x.shape[0]) == Sized(3) else 2 * x
+
+    model = SimpleNamespace(f=function(asked, input_signature=[TensorSpec(("n",))]))
+    with pytest.raises(exporter.TracingError, match="whether the size n equals 3"):
+        exporter.save(model, "unused")

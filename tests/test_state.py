@@ -501,7 +501,7 @@ class TestOtherTraces:
     ):
         args = () if name == "inc" else (X,)
         for call in (getattr(counter, name), lambda *a: getattr(counter, name)(*a) + 1):
-            with pytest.raises(StateError, match="cannot be assigned under jax.jit or another"):
+            with pytest.raises(StateError, match="under jax.jit or another"):
                 jax.jit(call)(*args)
         assert int(counter.inc()) == 1
         np.testing.assert_array_equal(counter.rescale(X), 1 + X)

@@ -117,7 +117,13 @@ def planned(tracked: Tracked, stored: Stored) -> Plan:
     plan = Plan(stored, sources, tracked.variables, missing, extra)
     if not sources and (missing or extra):
         error = plan.error()
-        raise RestoreError(f"nothing matches: {error}", missing, extra)
+        raise RestoreError(
+            f"nothing matches: {error} Objects are named as when the checkpoint was saved: what "
+            "was saved as Checkpoint(model) or as an artifact is not restored by "
+            "Checkpoint(model=model).",
+            missing,
+            extra,
+        )
     return plan
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import NotBatchableError, PlacementError
+from exporter.errors import NotBatchableError, PlacementError, StateError
 from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, to_words
 from exporter.pytrees import without_classes
@@ -23,6 +23,7 @@ from exporter.variable import (
     has_value,
     is_local,
     is_tracing,
+    may_be_traced,
     set_raw,
 )
 from signatures.arguments import (
@@ -134,7 +135,7 @@ class LoadedConcrete:
             for variable, value in zip(writes, results, strict=False):
                 new = from_words(value, as_dtype(variable.dtype))
                 if isinstance(new, jax.core.Tracer):
-                    variable.value = new  # refused: it would outlive the trace
+                    raise self._outlives(variable)
                 set_raw(variable, new)
         return _restored(results[len(writes) :], program.outputs)
 
@@ -177,8 +178,19 @@ class LoadedConcrete:
                     "element would leave another value there. Map over models instead, as made by "
                     "model.with_variables(...) in the mapped function."
                 )
-            variable.value = from_words(value, as_dtype(variable.dtype))
+            new = from_words(value, as_dtype(variable.dtype))
+            if isinstance(new, jax.core.Tracer) and not may_be_traced(variable):
+                raise self._outlives(variable)
+            variable.value = new
         return _restored(results[len(writes) :], program.outputs)
+
+    def _outlives(self, variable: Variable) -> StateError:
+        return StateError(
+            f"{self.signature.name} changes {variable.title}, and under jax.jit or another "
+            "transformation of JAX the new value would outlive its trace. Give the transformed "
+            "function a model of its own and return what it changed: new = model.with_variables("
+            "values); return new.f(x), new.variables."
+        )
 
     def _without_elements(
         self,

@@ -10,6 +10,7 @@ from exporter.artifact.stored import StoredModel
 from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
+from exporter.runtime.paths import values_by_key
 from exporter.variable import Variable
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.errors import UnknownSignatureError
@@ -235,7 +236,7 @@ def _checked(
     is_partial: bool = False,
 ) -> dict[Variable, object]:
     """The value for each variable. All that does not fit is told at once."""
-    given = dict(_leaves(tree, ()))
+    given = dict(values_by_key(tree))
     wanted = {tuple(key): variable for key, variable in variables if keep(variable)}
     problems = [
         f"{'/'.join(key)}: missing" for key in wanted if key not in given and not is_partial
@@ -260,11 +261,3 @@ def _same_type(variable: Variable, value: object) -> bool:
         getattr(value, "shape", None) == variable.shape
         and getattr(value, "dtype", None) == variable.dtype
     )
-
-
-def _leaves(tree: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    if isinstance(tree, Mapping):
-        for key, item in tree.items():
-            yield from _leaves(item, (*path, str(key)))
-    else:
-        yield path, tree

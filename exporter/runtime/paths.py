@@ -1,4 +1,4 @@
-"""The attribute paths of the things in a manifest's object tree, as Python would write them."""
+"""The ways to things: in a manifest's object tree as Python would write them, in trees by keys."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,3 +43,14 @@ def steps(node: NodeRecord) -> Iterator[tuple[str, int]]:
     for key, child in zip(keys, node.children, strict=True):
         is_attribute = has_attributes and isinstance(key, str) and key.isidentifier()
         yield f".{key!s}" if is_attribute else f"[{key!r}]", child
+
+
+def values_by_key(
+    tree: object, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Everything in nested dicts that is no dict, with the keys that lead to it."""
+    if isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from values_by_key(item, (*path, str(key)))
+    else:
+        yield path, tree

@@ -6,7 +6,7 @@ devices; an input that comes from elsewhere is copied to each of them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -25,6 +25,7 @@ from jax.sharding import (
 from exporter.artifact.records import VariableRecord
 from exporter.errors import PlacementError
 from exporter.jax_internals import shown_mesh
+from exporter.runtime.paths import values_by_key
 
 # What a caller may give for `sharding`: one for all, a tree of them like the model's `variables`,
 # or what makes one of a path, a shape and a dtype's name.
@@ -96,7 +97,7 @@ def placement_of(
         return _on_mesh(variables, mesh)
     if sharding is not None:
         return _by_shardings(variables, sharding)
-    found = jax.local_devices(backend=device)[0] if isinstance(device, str) else device
+    found = _first_of(device) if isinstance(device, str) else device
     one = SingleDeviceSharding(found or jax.local_devices()[0])
     return Placement((one,) * len(variables), None)
 
@@ -175,7 +176,7 @@ def _chosen(variables: Sequence[VariableRecord], given: Shardings) -> list[Any]:
     if isinstance(given, Sharding):
         return [given] * len(variables)
     if isinstance(given, Mapping):
-        leaves = dict(_leaves(given, ()))
+        leaves = dict(values_by_key(given))
         known = {tuple(record.key) for record in variables}
         unknown = [f"{'/'.join(key)}: not a variable" for key in leaves if key not in known]
         if unknown:
@@ -223,6 +224,16 @@ def _mesh(sharding: NamedSharding) -> Mesh:
     return cast(Mesh, sharding.mesh)
 
 
+def _first_of(platform: str) -> jax.Device:
+    try:
+        return jax.local_devices(backend=platform)[0]
+    except RuntimeError as error:
+        here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
+        raise PlacementError(
+            f"device={platform!r} is no platform that JAX has here: it has {here}."
+        ) from error
+
+
 def _is_auto(mesh: Mesh) -> bool:
     return all(kind == AxisType.Auto for kind in mesh.axis_types)
 
@@ -231,14 +242,6 @@ def _auto(mesh: Mesh) -> Mesh:
     """The same mesh, its axes left to the compiler: a program has no types that name them."""
     kinds = (AxisType.Auto,) * len(mesh.axis_names)
     return mesh if _is_auto(mesh) else Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
-
-
-def _leaves(tree: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    if isinstance(tree, Mapping):
-        for key, item in tree.items():
-            yield from _leaves(item, (*path, str(key)))
-    else:
-        yield path, tree
 
 
 def _path(record: VariableRecord) -> str:

@@ -4,14 +4,17 @@ Modules are frozen dataclasses that JAX knows, so little is needed here: they sa
 fields are static. A number in another field stays one, as it does under `equinox.filter_jit`.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 
-from exporter.staging.frameworks import BoxParts, ForwardPass
+from exporter.errors import TrackingError
+from exporter.staging.boxes import holder_of, method_of
+from exporter.staging.frameworks import APART, BoxParts, ForwardPass
 from exporter.staging.registered import attributes_of, is_array
 
 
@@ -36,11 +39,49 @@ class Equinox:
     def kind(self, _: object, /) -> Literal["object", "list", "dict"]:
         return "object"
 
-    def forward_pass(self, _: object, /) -> ForwardPass | None:
-        return None  # a module is called by its own __call__, as any other object
+    def forward_pass(self, root: object, /) -> ForwardPass | None:
+        """The pair that `make_with_state` gives. A module alone is called by its own `__call__`."""
+        if type(root) is not tuple or len(root) != 2 or not isinstance(root[0], eqx.Module):
+            return None
+        module, state = root
+        if not isinstance(state, eqx.nn.State):
+            return None
+        holder = holder_of(type(module).__name__, {"model": module, "state": state})
+        return ForwardPass(holder, _with_state(module), problem=APART)
 
     def opened(self, _: object, /) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+def _with_state(module: Any) -> Callable[..., object]:
+    """The forward pass `module(x, state) -> (y, state)` as one that keeps the state itself."""
+    own = inspect.signature(module)
+    if "state" not in own.parameters:
+        raise TrackingError(
+            f"{type(module).__name__}{own} was paired with an equinox.nn.State, but has no "
+            "parameter 'state' for it. Name the parameter so, or hold both in an object with a "
+            "decorated method."
+        )
+    position = list(own.parameters).index("state")
+    parameters = [
+        one.replace(kind=one.KEYWORD_ONLY)
+        if index > position and one.kind is one.POSITIONAL_OR_KEYWORD
+        else one
+        for index, one in enumerate(own.parameters.values())
+        if index != position
+    ]
+
+    def described() -> None:
+        """Nothing but the parameters that are left to callers."""
+
+    described.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # as inspect reads it
+    described.__doc__ = inspect.getdoc(type(module).__call__)
+
+    def forward(holder: Any, /, *args: object, **kwargs: object) -> object:
+        result, holder.state = holder.model(*args, state=holder.state, **kwargs)
+        return result
+
+    return method_of(forward, described, 0)
 
 
 FRAMEWORK = Equinox()
