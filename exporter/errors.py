@@ -41,7 +41,6 @@ Kind = Literal[
     "ranks",  # it cannot be traced with some numbers of axes
     "signature",  # the inputs or signatures asked for cannot be
     "callback",  # it calls Python while it runs
-    "print",  # it prints with jax.debug
     "constant",  # it holds a large array that the object does not hold
     "custom call",  # it calls native code that nobody vouches for
     "platform",  # an operation has no lowering on a platform

@@ -309,7 +309,7 @@ def _module(flat: FlatFunction, job: _Job) -> _Module | Exception:
             return error
     try:
         modules = [made((platform,)) for platform in job.platforms]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001  # as above
         return error
     text = joined_text([module.text for module in modules])
     return replace(modules[0], text=text, uses_global_constants=True)
