@@ -108,7 +108,7 @@ class BoundProgram:
                 return None
             binding = self._bind()
         try:
-            if not self._state:
+            if not self._state and not self.writes:
                 return binding.call(*binding.passed, *values)
             with self._lock:
                 results = binding.call(*binding.passed, *get_all(self._state), *values)
