@@ -11,7 +11,7 @@ from exporter.errors import NotBatchableError, StateError
 from exporter.jax_dispatch import is_jit_disabled, is_top_level
 from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, to_words
-from exporter.runtime.binding import BoundProgram
+from exporter.runtime.bound import BoundProgram
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import (
     Variable,
