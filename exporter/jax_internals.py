@@ -68,33 +68,41 @@ def newest_stablehlo() -> str:
     return str(stablehlo.get_current_version())
 
 
-def portable_bytecode(text: str, target: str) -> bytes:
+# A program of StableHLO in memory.
+Module = ir.Module
+
+
+def portable_bytecode(module: Module, target: str) -> bytes:
     """A module as portable bytecode of one StableHLO version.
 
     Raises:
       ValueError: if that version cannot express the program.
     """
     try:
-        return bytes(_jax.mlir.serialize_portable_artifact(text, target, True))
+        with module.context:
+            return bytes(_jax.mlir.serialize_portable_artifact(module, target, True))
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(str(error).splitlines()[0]) from error
 
 
-def module_text(exported: export.Exported, *, keep_locations: bool) -> str:
-    """The module of an export as text that `portable_bytecode` takes.
+def module_of(exported: export.Exported, *, keep_locations: bool) -> Module:
+    """The module of an export, as it is to be written: for other releases and any mesh.
 
     Args:
       exported: what JAX exported.
       keep_locations: whether each operation still says which line of which file it came from.
     """
+    bytecode = exported.mlir_module_serialized
     with mlir.make_ir_context():
-        module = _jax.mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
-        _call_new_composites(module)
-        _forget_meshes(module)
-        if keep_locations:
-            return str(module.operation.get_asm(enable_debug_info=True))
-        passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
-        return mlir.module_to_string(module)
+        module: Module = _jax.mlir.deserialize_portable_artifact(bytecode)
+        # The names of operations and attributes stand in bytecode as they are.
+        if b"composite" in bytecode:
+            _call_new_composites(module)
+        if b"sdy" in bytecode:
+            _forget_meshes(module)
+        if not keep_locations:
+            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+        return module
 
 
 # The composite operations that the oldest JAX we support knows.
@@ -108,15 +116,8 @@ def _call_new_composites(module: ir.Module) -> None:
     back on the function where they do not know the operation, but not for named axes: their sizes
     are refined everywhere but there.
     """
-    found = []
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        is_composite = operation.name == "stablehlo.composite"
-        if is_composite and _text(operation, "name") not in _KNOWN_COMPOSITES:
-            found.append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
+    composites = _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+    found = [one for one in composites if _text(one, "name") not in _KNOWN_COMPOSITES]
     for operation in found:
         with ir.InsertionPoint(operation), operation.location:
             results = [result.type for result in operation.results]
@@ -127,7 +128,7 @@ def _call_new_composites(module: ir.Module) -> None:
         operation.erase()
 
 
-def joined_text(texts: Sequence[str]) -> str:
+def joined(modules: Sequence[Module]) -> Module:
     """One module that runs the first of these on the first platform, and so on.
 
     JAX lowers every branch of `jax.lax.platform_dependent` for every platform of a module, so that
@@ -135,16 +136,16 @@ def joined_text(texts: Sequence[str]) -> str:
     do not, and their main functions take and return the same.
     """
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
-        modules = [ir.Module.parse(text) for text in texts]
-        for number, module in enumerate(modules):
+        copies = [ir.Module.parse(mlir.module_to_bytecode(module)) for module in modules]
+        for number, module in enumerate(copies):
             _rename_symbols(module, f"_{number}")
-        whole, *others = modules
+        whole, *others = copies
         for other in others:
             for operation in list(other.body.operations):
                 operation.operation.detach_from_parent()
                 whole.body.append(operation)
-        _add_dispatch(whole, [f"main_{number}" for number in range(len(texts))])
-        return mlir.module_to_string(whole)
+        _add_dispatch(whole, [f"main_{number}" for number in range(len(copies))])
+        return whole
 
 
 def _rename_symbols(module: ir.Module, suffix: str) -> None:
@@ -271,15 +272,15 @@ def _marked(module: ir.Module, operation: ir.Operation, spec: str) -> ir.OpResul
     return composite.result
 
 
-def _constraints(module: ir.Module) -> list[tuple[ir.Operation, Spec]]:
-    """The composites of a module that stand for sharding constraints.
+def _constraints(composites: Iterable[ir.Operation]) -> list[tuple[ir.Operation, Spec]]:
+    """The composites that stand for sharding constraints.
 
     Raises:
       ValueError: if one says something else.
     """
     return [
         (operation, _spec_in(operation))
-        for operation in _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+        for operation in composites
         if _text(operation, "name") == CONSTRAINT
     ]
 
@@ -314,7 +315,8 @@ def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:
         module = _jax.mlir.deserialize_portable_artifact(bytecode)
         axes = [sdy.MeshAxisAttr.get(name, size) for name, size in mesh.items()]
         inlined = sdy.MeshAttr.get(axes)
-        for operation, spec in _constraints(module):
+        composites = _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+        for operation, spec in _constraints(composites):
             value = operation.operands[len(operation.operands) - 1]
             if mesh and {name for part in spec for name in part or ()} <= mesh.keys():
                 parts = [
@@ -328,21 +330,18 @@ def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:
                     value = sdy.ShardingConstraintOp(value, sharding).result
             operation.results[0].replace_all_uses_with(value)
             operation.erase()
-        return portable_bytecode(mlir.module_to_string(module), newest_stablehlo())
+        return portable_bytecode(module, newest_stablehlo())
 
 
-def _mesh_of(module: ir.Module) -> tuple[tuple[str, int], ...]:
-    """The axes, with their sizes, of the mesh that a module computes on shard by shard, if any.
+def _mesh_of(declared: Iterable[ir.Operation]) -> tuple[tuple[str, int], ...]:
+    """The axes, with their sizes, of the mesh that a module computes on shard by shard.
 
     Raises:
       ValueError: if there is more than one.
     """
-    found = _by_name(module, "sdy.manual_computation", "sdy.mesh")
-    if not found["sdy.manual_computation"]:
-        return ()
     meshes = {
         tuple((str(axis.name), int(axis.size)) for axis in map(sdy.MeshAxisAttr, mesh.axes))
-        for mesh in (sdy.MeshAttr(one.attributes["mesh"]) for one in found["sdy.mesh"])
+        for mesh in (sdy.MeshAttr(one.attributes["mesh"]) for one in declared)
     }
     if len(meshes) != 1:
         shown = " and ".join(sorted(shown_mesh(dict(mesh)) for mesh in meshes))
@@ -403,37 +402,46 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
     """
     if not bytecode.startswith(_BYTECODE):
         raise ValueError("it is not MLIR bytecode.")
-    calls: set[str] = set()
-    foreign: set[str] = set()
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name.partition(".")[0] not in _DIALECTS:
-            foreign.add(operation.name)
-        if operation.name == "stablehlo.custom_call":
-            calls.add(_text(operation, "call_target_name"))
-        return ir.WalkResult.ADVANCE
-
     with mlir.make_ir_context():
         try:
             module = _jax.mlir.deserialize_portable_artifact(bytecode)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             raise ValueError(str(error).splitlines()[0]) from error
+        return module_facts(module)
+
+
+def module_facts(module: Module) -> ProgramFacts:
+    """The same of a program in memory.
+
+    Raises:
+      ValueError: if it is no portable program.
+    """
+    found: dict[str, list[ir.Operation]] = {}
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        found.setdefault(operation.name, []).append(operation)
+        return ir.WalkResult.ADVANCE
+
+    with module.context:
         module.operation.walk(visit)
+        foreign = [name for name in found if name.partition(".")[0] not in _DIALECTS]
         if foreign:
             names = ", ".join(map(repr, sorted(foreign)))
             raise ValueError(f"it has operations that are not StableHLO: {names}.")
+        calls = {_text(call, "call_target_name") for call in found.get("stablehlo.custom_call", ())}
         functions = [one for one in module.operation.regions[0].blocks[0] if _is_function(one)]
         mains = [one for one in functions if _text(one.operation, "sym_name") == "main"]
         if len(mains) != 1:
             raise ValueError(f"it has {len(mains)} main functions.")
         kind = ir.FunctionType(ir.TypeAttr(mains[0].attributes["function_type"]).value)
-        named = (part or () for _, spec in _constraints(module) for part in spec)
+        composites = found.get("stablehlo.composite", ())
+        named = (part or () for _, spec in _constraints(composites) for part in spec)
         return ProgramFacts(
             tuple(sorted(calls)),
             tuple(map(str, kind.inputs)),
             tuple(map(str, kind.results)),
             tuple(sorted({name for names in named for name in names})),
-            _mesh_of(module),
+            _mesh_of(found.get("sdy.mesh", ())) if "sdy.manual_computation" in found else (),
         )
 
 
