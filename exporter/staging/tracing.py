@@ -20,6 +20,7 @@ from jax import export
 from exporter.errors import StateError, TracingError, TrackingError, UntrackedVariableError
 from exporter.jax_internals import (
     decided_comparisons,
+    evaluated,
     is_of_this_trace,
     symbolic_scope,
     symbolic_struct,
@@ -99,7 +100,7 @@ class Variant:
         given: list[jax.Array | None] = [None] * unread
         for position, array in zip(self.reads, state, strict=True):
             given[position] = array
-        return list(jax.core.eval_jaxpr(self.jaxpr.jaxpr, self.jaxpr.consts, *given, *inputs))
+        return evaluated(self.jaxpr, [*given, *inputs])
 
 
 @dataclass(frozen=True, eq=False)
