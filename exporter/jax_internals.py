@@ -6,7 +6,8 @@
   they go, those of the dialect will do by then.
 - `jax._src.interpreters.mlir`: a context that knows every dialect a module may use.
 - `jax._src.export._export`: the custom calls whose meaning JAX promises to keep. When it goes, a
-  list of our own takes its place.
+  list of our own takes its place. Also what makes the bytecode of an export, exchanged to have the
+  module itself, see `_modules_kept`. When it goes, the bytecode is read again.
 - `jax._src.interpreters.batching`: whether a traced array is one of many under `jax.vmap`, for a
   message. When it goes, JAX's own takes its place.
 - the trace that a traced array belongs to, and the one that is running: what a function leaves must
@@ -30,6 +31,7 @@ import json
 import math
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,24 +90,91 @@ def portable_bytecode(module: Module, target: str) -> bytes:
         raise ValueError(str(error).splitlines()[0]) from error
 
 
-def module_of(exported: export.Exported, *, keep_locations: bool) -> Module:
-    """The module of an export, as it is to be written: for other releases and any mesh.
+def exported_module(
+    make: Callable[[], export.Exported], *, keep_locations: bool
+) -> tuple[export.Exported, Module]:
+    """What JAX exports, and its module as it is to be written: for other releases and any mesh.
 
     Args:
-      exported: what JAX exported.
+      make: makes the export.
       keep_locations: whether each operation still says which line of which file it came from.
     """
-    bytecode = exported.mlir_module_serialized
+    with _modules_kept() as kept:
+        exported = make()
+    module = kept[0] if kept else _read(exported.mlir_module_serialized)
+    with module.context:
+        is_plain = _is_plain(module)
+    if not is_plain:
+        # On the way to bytecode JAX says in StableHLO what other dialects mean.
+        module = _read(_to_bytecode(module)) if kept else module
+        with module.context:
+            _call_new_composites(module)
+            _forget_meshes(module)
+    if not keep_locations:
+        with module.context:
+            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+    return exported, module
+
+
+@contextmanager
+def _modules_kept() -> Iterator[list[Module]]:
+    """Within the block, this thread's exports have no bytecode, and their modules are in the list.
+
+    The bytecode would be of a newer version than ours is to be. Making it and reading it again
+    takes a quarter of the time of an export.
+    """
+    kept: list[Module] = []
+    thread = threading.get_ident()
+
+    def keep(module: Module) -> bytes:
+        if threading.get_ident() != thread:
+            return _to_bytecode(module)
+        kept.append(module)
+        return b""
+
+    private: Any = _export
+    private._module_to_bytecode = keep
+    try:
+        yield kept
+    finally:
+        private._module_to_bytecode = _to_bytecode
+
+
+_to_bytecode: Callable[[Module], bytes] = _export._module_to_bytecode
+
+
+def _read(bytecode: bytes) -> Module:
     with mlir.make_ir_context():
         module: Module = _jax.mlir.deserialize_portable_artifact(bytecode)
-        # The names of operations and attributes stand in bytecode as they are.
-        if b"composite" in bytecode:
-            _call_new_composites(module)
-        if b"sdy" in bytecode:
-            _forget_meshes(module)
-        if not keep_locations:
-            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
         return module
+
+
+# The dialects of modules that are written as they are.
+_PLAIN = frozenset({"builtin", "func", "stablehlo"})
+
+
+def _is_plain(module: Module) -> bool:
+    """Whether a module has neither operations that readers may lack, nor anything of meshes."""
+    found = _operations(module)
+    if "stablehlo.composite" in found or not _dialects(found) <= _PLAIN:
+        return False
+    return b"sdy" not in mlir.module_to_bytecode(module)  # names stand in bytecode as they are
+
+
+def _operations(module: Module) -> dict[str, list[ir.Operation]]:
+    """All operations of a module by name, in order."""
+    found: dict[str, list[ir.Operation]] = {}
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        found.setdefault(operation.name, []).append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
+def _dialects(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
 
 
 # The composite operations that the oldest JAX we support knows.
@@ -119,7 +188,7 @@ def _call_new_composites(module: ir.Module) -> None:
     back on the function where they do not know the operation, but not for named axes: their sizes
     are refined everywhere but there.
     """
-    composites = _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+    composites = _operations(module).get("stablehlo.composite", ())
     found = [one for one in composites if _text(one, "name") not in _KNOWN_COMPOSITES]
     for operation in found:
         with ir.InsertionPoint(operation), operation.location:
@@ -204,29 +273,29 @@ def _forget_meshes(module: ir.Module) -> None:
     A module that computes on the shard of each device (`jax.shard_map`) keeps its mesh: it is a
     program for that many devices.
     """
-    found = _by_name(module, "sdy.manual_computation", "sdy.sharding_constraint", "sdy.mesh")
-    if found["sdy.manual_computation"]:
+    found = _operations(module)
+    if "sdy.manual_computation" in found:
         return
     # With explicit axes JAX constrains every array to what its type says. The types of arrays that
     # nobody splits say that they are whole, which the user did not ask for.
-    has_typed = _forget_types(module)
-    for operation in found["sdy.sharding_constraint"]:
+    has_typed = _forget_types(found.get("func.func", ()))
+    for operation in found.get("sdy.sharding_constraint", ()):
         value = operation.operands[0]
         spec = _spec_of(sdy.TensorShardingAttr(operation.attributes["sharding"]))
         if spec is not None and (any(spec) or not has_typed):
             value = _marked(module, operation, json.dumps(spec, separators=(",", ":")))
         operation.results[0].replace_all_uses_with(value)
         operation.erase()
-    for operation in found["sdy.mesh"]:
+    for operation in found.get("sdy.mesh", ()):
         operation.erase()
     count = ir.IntegerAttr.get(ir.IntegerType.get_signless(32, module.context), 1)
     module.operation.attributes["mhlo.num_partitions"] = count
 
 
-def _forget_types(module: ir.Module) -> bool:
+def _forget_types(functions: Iterable[ir.Operation]) -> bool:
     """Drop what the types of arguments and results say of shardings; whether there was any."""
     found = False
-    for function in _by_name(module, "func.func")["func.func"]:
+    for function in functions:
         for field in ("arg_attrs", "res_attrs"):
             if field in function.attributes:
                 kept = []
@@ -234,8 +303,8 @@ def _forget_types(module: ir.Module) -> bool:
                     names = [one[position].name for position in range(len(one))]
                     found = found or "sdy.sharding" in names
                     rest = {name: one[name] for name in names if name != "sdy.sharding"}
-                    kept.append(ir.DictAttr.get(rest, module.context))
-                function.attributes[field] = ir.ArrayAttr.get(kept, module.context)
+                    kept.append(ir.DictAttr.get(rest, function.context))
+                function.attributes[field] = ir.ArrayAttr.get(kept, function.context)
     return found
 
 
@@ -318,7 +387,7 @@ def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:
         module = _jax.mlir.deserialize_portable_artifact(bytecode)
         axes = [sdy.MeshAxisAttr.get(name, size) for name, size in mesh.items()]
         inlined = sdy.MeshAttr.get(axes)
-        composites = _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+        composites = _operations(module).get("stablehlo.composite", ())
         for operation, spec in _constraints(composites):
             value = operation.operands[len(operation.operands) - 1]
             if mesh and {name for part in spec for name in part or ()} <= mesh.keys():
@@ -355,19 +424,6 @@ def _mesh_of(declared: Iterable[ir.Operation]) -> tuple[tuple[str, int], ...]:
 def shown_mesh(mesh: Mapping[str, int]) -> str:
     """A mesh for messages: `x=4, y=2`."""
     return ", ".join(f"{name}={size}" for name, size in mesh.items())
-
-
-def _by_name(module: ir.Module, *names: str) -> dict[str, list[ir.Operation]]:
-    """The operations of a module that have one of the names, in order."""
-    found: dict[str, list[ir.Operation]] = {name: [] for name in names}
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name in found:
-            found[operation.name].append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    return found
 
 
 # With these bytes MLIR bytecode begins.
@@ -419,15 +475,9 @@ def module_facts(module: Module) -> ProgramFacts:
     Raises:
       ValueError: if it is no portable program.
     """
-    found: dict[str, list[ir.Operation]] = {}
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        found.setdefault(operation.name, []).append(operation)
-        return ir.WalkResult.ADVANCE
-
     with module.context:
-        module.operation.walk(visit)
-        foreign = [name for name in found if name.partition(".")[0] not in _DIALECTS]
+        found = _operations(module)
+        foreign = [name for name in found if not _dialects((name,)) <= _DIALECTS]
         if foreign:
             names = ", ".join(map(repr, sorted(foreign)))
             raise ValueError(f"it has operations that are not StableHLO: {names}.")
@@ -483,7 +533,7 @@ def evaluated(
     if not isinstance(trace, pe.DynamicJaxprTrace):
         return list(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *arrays))
     source = source_info_util.current()
-    tracers = [None if a is None else trace.to_jaxpr_tracer(a, source) for a in arrays]
+    tracers: list[Any] = [None if a is None else trace.to_jaxpr_tracer(a, source) for a in arrays]
     return list(pe.inline_jaxpr_into_trace(trace, source, jaxpr.jaxpr, jaxpr.consts, *tracers))
 
 

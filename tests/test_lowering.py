@@ -164,7 +164,7 @@ def writers(tmp_path_factory):
 
 def test_a_model_has_the_same_programs_whenever_and_wherever_it_is_saved(writers):
     first, *others = map(programs, writers)
-    assert sorted(first) == ["call.mlirbc", "factor.mlirbc"]
+    assert sorted(first) == ["call.mlirbc.gz", "factor.mlirbc.gz"]
     assert all(other == first for other in others)
 
 

@@ -263,5 +263,5 @@ def test_the_manifest_names_the_dimension_of_independent_rows(loaded):
         "counted": None,
         "remember": None,
     }
-    assert rows["programs/unnamed.vjp.mlirbc"] == "_1"
-    assert rows["programs/dense.vjp.mlirbc"] is None
+    assert rows["programs/unnamed.vjp.mlirbc.gz"] == "_1"
+    assert rows["programs/dense.vjp.mlirbc.gz"] is None

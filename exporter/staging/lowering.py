@@ -11,17 +11,17 @@ from exporter import notices
 from exporter.errors import LoweringError, Problem
 from exporter.jax_internals import (
     Module,
+    exported_module,
     joined,
     module_facts,
-    module_of,
     newest_stablehlo,
     portable_bytecode,
 )
 from exporter.staging.derivatives import FlatFunction, derivative_of
 from exporter.staging.independence import row_wise
-from exporter.staging.obstacles import callbacks, constants, mapped_by_process
+from exporter.staging.obstacles import callbacks, constants, equations, mapped_by_process
 from exporter.staging.platforms import lacking
-from exporter.staging.prints import without_prints
+from exporter.staging.prints import is_print, without_prints
 from exporter.staging.probing import UNCHECKED, first_line, unstable
 from exporter.staging.tracing import Variant
 from signatures.spec import Dim, TensorSpec
@@ -181,11 +181,14 @@ def lower(
       LoweringError: with everything that stands in the way: large constants, calls of Python or
         of native functions without a promise of stability, operations that a platform lacks.
     """
-    variant = without_prints(variant, name)
+    every = list(equations(variant.jaxpr.jaxpr))
+    if prints := [placed for placed in every if is_print(placed.equation)]:
+        variant = without_prints(variant, name, prints)
+        every = list(equations(variant.jaxpr.jaxpr))
     job = _Job(variant, tuple(platforms), target, keep_locations, tuple(custom_calls))
-    problems = [*callbacks(variant.jaxpr.jaxpr, name)]
+    problems = [*callbacks(every, name)]
     problems += constants(variant.jaxpr, name, max_constant_bytes, python_function)
-    problems += mapped_by_process(variant.jaxpr.jaxpr, name)
+    problems += mapped_by_process(every, name)
     flat = _flat(variant, name, numbers)
     lowered = _lowered(flat, job)
     if isinstance(lowered, Exception):
@@ -299,13 +302,11 @@ def _lowered(flat: FlatFunction, job: _Job) -> _Lowered | Exception:
 
     def made(chosen: Sequence[str]) -> _Lowered:
         make = export.export(function, platforms=chosen, disabled_checks=UNCHECKED)
-        exported = make(*flat.structs)
-        return _Lowered(
-            module_of(exported, keep_locations=job.keep_locations),
-            exported,
-            exported.uses_global_constants,
-            function.trace(*flat.structs),
+        exported, module = exported_module(
+            lambda: make(*flat.structs), keep_locations=job.keep_locations
         )
+        traced = function.trace(*flat.structs)
+        return _Lowered(module, exported, exported.uses_global_constants, traced)
 
     try:
         return made(job.platforms)
