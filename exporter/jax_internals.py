@@ -37,10 +37,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from jax import export
@@ -56,6 +55,9 @@ from jaxlib.mlir.dialects import func, sdy, stablehlo
 from exporter.errors import InconclusiveSizesError
 from signatures.dtypes import KeyType
 from signatures.spec import Dim, TensorSpec, storage_shape
+
+if TYPE_CHECKING:  # it brings more of JAX than loading a model needs: 17 ms of it
+    import jax.extend.core
 
 # The custom calls whose meaning JAX promises to keep.
 STABLE_CUSTOM_CALLS = frozenset(_export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE)
@@ -523,7 +525,7 @@ def is_of_this_trace(array: object) -> bool:
 
 
 def evaluated(
-    jaxpr: jax.extend.core.ClosedJaxpr, arrays: Sequence[jax.Array | None]
+    jaxpr: "jax.extend.core.ClosedJaxpr", arrays: Sequence[jax.Array | None]
 ) -> list[jax.Array]:
     """What a jaxpr returns. Arrays that it does not use may be `None`.
 
@@ -542,7 +544,7 @@ def is_mapped(array: object) -> bool:
     return isinstance(array, batching.BatchTracer)
 
 
-def user_lines(equation: jax.extend.core.JaxprEqn) -> tuple[str | None, str | None]:
+def user_lines(equation: "jax.extend.core.JaxprEqn") -> tuple[str | None, str | None]:
     """The file and line that an equation came from: in the user's own code, and in any but JAX."""
     frames = list(source_info_util.user_frames(equation.source_info.traceback))
     own = [frame for frame in frames if is_users(frame.file_name)]
@@ -553,7 +555,7 @@ def _line_of(frames: Sequence[source_info_util.Frame]) -> str | None:
     return f"{frames[0].file_name}:{frames[0].start_line}" if frames else None
 
 
-def passes_through(equation: jax.extend.core.JaxprEqn, package: str) -> bool:
+def passes_through(equation: "jax.extend.core.JaxprEqn", package: str) -> bool:
     """Whether an equation was made by the code of an installed package."""
     frames = source_info_util.user_frames(equation.source_info.traceback)
     return any(package in Path(frame.file_name).parts for frame in frames)

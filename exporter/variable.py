@@ -13,7 +13,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.errors import StateError, UntrackedVariableError
@@ -35,6 +34,13 @@ class _Reach(frozenset[int]):
     """
 
     level: object
+
+
+def _trace() -> object:
+    """The trace that is running. Nobody who only loads a model asks."""
+    from jax.extend.core import get_opaque_trace_state  # its package takes 17 ms to import
+
+    return get_opaque_trace_state()
 
 
 # What may be used now. Outside of a trace it is None and every variable may be used.
@@ -136,13 +142,13 @@ class Variable(NDArrayOperatorsMixin):
 
     def _check_level(self) -> None:
         reach = _in_reach.get()
-        if reach is not None and id(self) in reach and reach.level != get_opaque_trace_state():
+        if reach is not None and id(self) in reach and reach.level != _trace():
             raise StateError(f"{self._title()} is assigned {INNER}")
 
     def _may_be_traced(self) -> bool:
         """Whether a traced array, assigned now, would not outlive its trace."""
         if self._home is not None:
-            return bool(self._home == get_opaque_trace_state())
+            return bool(self._home == _trace())
         return isinstance(self._value, jax.core.Tracer) or self._made_in is not None
 
     def _converted(self, new: object) -> object:
@@ -299,7 +305,7 @@ def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
 def only(variables: frozenset[int]) -> Iterator[None]:
     """Within the block, a function may use these variables (by identity) and new ones only."""
     reach = _Reach(variables)
-    reach.level = get_opaque_trace_state()
+    reach.level = _trace()
     token = _in_reach.set(reach)
     try:
         yield
@@ -391,7 +397,7 @@ def local_copy(variable: Variable, values: Mapping[Variable, object]) -> Variabl
         collection=variable.collection,
         label=variable._label,  # noqa: SLF001  # this file's own
     )
-    made._home = get_opaque_trace_state()  # noqa: SLF001  # this file's own
+    made._home = _trace()  # noqa: SLF001  # this file's own
     made._is_donated = variable._is_donated  # noqa: SLF001  # this file's own
     held = variable._value  # noqa: SLF001  # this file's own
     if variable in values:
