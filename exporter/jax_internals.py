@@ -27,6 +27,7 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -35,6 +36,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -53,7 +55,7 @@ from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import func, sdy, stablehlo
 
 from exporter.errors import InconclusiveSizesError
-from signatures.dtypes import KeyType
+from signatures.dtypes import DType, KeyType
 from signatures.spec import Dim, TensorSpec, storage_shape
 
 if TYPE_CHECKING:  # it brings more of JAX than loading a model needs: 17 ms of it
@@ -98,7 +100,8 @@ def exported_module(
     """What JAX exports, and its module as it is to be written: for other releases and any mesh.
 
     Args:
-      make: makes the export.
+      make: makes the export, of a function that was traced already: loaded functions, which make
+        exports of their own, are called while others are traced.
       keep_locations: whether each operation still says which line of which file it came from.
     """
     with _modules_kept() as kept:
@@ -461,14 +464,40 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
     Raises:
       ValueError: if the bytes are not a portable program that this JAX can read.
     """
-    if not bytecode.startswith(_BYTECODE):
-        raise ValueError("it is not MLIR bytecode.")
-    with mlir.make_ir_context():
-        try:
-            module = _jax.mlir.deserialize_portable_artifact(bytecode)
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
-            raise ValueError(str(error).splitlines()[0]) from error
-        return module_facts(module)
+    return ProgramReader().facts(bytecode)
+
+
+class ProgramReader:
+    """Reads programs that belong together in one context: to make one takes longer than most."""
+
+    @cached_property
+    def _context(self) -> ir.Context:
+        return mlir.make_ir_context()
+
+    def facts(self, bytecode: bytes) -> ProgramFacts:
+        """See `program_facts`. A program that was read before is not read again."""
+        key = hashlib.sha256(bytecode).digest()
+        found = _known_facts.get(key)
+        if found is None:
+            found = self._read(bytecode)
+            if len(_known_facts) >= _MAX_KNOWN:
+                _known_facts.clear()
+            _known_facts[key] = found
+        return found
+
+    def _read(self, bytecode: bytes) -> ProgramFacts:
+        if not bytecode.startswith(_BYTECODE):
+            raise ValueError("it is not MLIR bytecode.")
+        with self._context:
+            try:
+                module = _jax.mlir.deserialize_portable_artifact(bytecode)
+            except (jax.errors.JaxRuntimeError, ValueError) as error:
+                raise ValueError(str(error).splitlines()[0]) from error
+            return module_facts(module)
+
+
+_known_facts: dict[bytes, ProgramFacts] = {}
+_MAX_KNOWN = 4096
 
 
 def module_facts(module: Module) -> ProgramFacts:
@@ -504,19 +533,17 @@ def _is_function(operation: ir.OpView) -> bool:
     return str(operation.operation.name) == "func.func"
 
 
-def tensor_types(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
-    """The types of arrays of a program as MLIR writes them: `tensor<?x3xf32>`."""
+def tensor_type(shape: Sequence[int | str], dtype: DType) -> str:
+    """The type of an array of a program as MLIR writes it: `tensor<?x3xf32>`."""
+    parts = [str(axis) if isinstance(axis, int) else "?" for axis in shape]
+    parts += [str(dtype.words), "ui32"] if isinstance(dtype, KeyType) else [_element(dtype)]
+    return f"tensor<{'x'.join(parts)}>"
+
+
+@cache
+def _element(dtype: np.dtype[np.generic]) -> str:
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
-        return tuple(map(_tensor_type, specs))
-
-
-def _tensor_type(spec: TensorSpec) -> str:
-    key = spec.dtype if isinstance(spec.dtype, KeyType) else None
-    dtype = np.dtype(np.uint32) if isinstance(spec.dtype, KeyType) else spec.dtype
-    axes = (*(spec.shape or ()), *((key.words,) if key else ()))
-    free = ir.ShapedType.get_dynamic_size()
-    sizes = [axis if isinstance(axis, int) else free for axis in axes]
-    return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
+        return str(mlir.dtype_to_ir_type(dtype))
 
 
 def is_of_this_trace(array: object) -> bool:
@@ -525,14 +552,18 @@ def is_of_this_trace(array: object) -> bool:
 
 
 def evaluated(
-    jaxpr: "jax.extend.core.ClosedJaxpr", arrays: Sequence[jax.Array | None]
+    jaxpr: "jax.extend.core.ClosedJaxpr",
+    arrays: Sequence[jax.Array | None],
+    *,
+    keep_locations: bool = False,
 ) -> list[jax.Array]:
     """What a jaxpr returns. Arrays that it does not use may be `None`.
 
     Where JAX traces for `jax.jit` or `jax.export`, the equations are copied and not traced anew.
+    They then come from the line that copies them, unless their own locations are to be kept.
     """
     trace = core.trace_ctx.trace
-    if not isinstance(trace, pe.DynamicJaxprTrace):
+    if keep_locations or not isinstance(trace, pe.DynamicJaxprTrace):
         return list(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *arrays))
     source = source_info_util.current()
     tracers: list[Any] = [None if a is None else trace.to_jaxpr_tracer(a, source) for a in arrays]

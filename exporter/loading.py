@@ -14,6 +14,7 @@ from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
 from exporter.artifact.variables import read_variables
+from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
 from exporter.runtime.compat import check_program, check_runtime, check_tags
 from exporter.runtime.model import LoadedModel
@@ -103,11 +104,11 @@ def _load(
         verify_files(folder, [one for one in manifest.files if not _is_below(one.path, skipped)])
     check_runtime(manifest, folder)
     sizes = {file.path: file.size for file in manifest.files}
-    bytecode = []
+    bytecode, reader = [], ProgramReader()
     for record in manifest.programs:
         bytecode.append(read_program(folder, record.file, sizes))
         file = folder / record.file
-        check_program(bytecode[-1], file, record, manifest.variables, custom_calls)
+        check_program(bytecode[-1], file, record, manifest.variables, custom_calls, reader=reader)
     placement = place(manifest.variables)
     if skip_variables:
         variables = [_without_value(record) for record in manifest.variables]

@@ -135,12 +135,15 @@ for folder in sys.argv[1:]:
 
 
 def programs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "programs").iterdir()}
+    files = (folder / "programs").iterdir()
+    return {path.name: gzip.decompress(path.read_bytes()) for path in files}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    unpacked = {n: gzip.decompress(data) for n, data in found.items() if n.endswith(".gz")}
+    return found | unpacked
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,7 @@ def lower(
     problems = [*callbacks(every, name)]
     problems += constants(variant.jaxpr, name, max_constant_bytes, python_function)
     problems += mapped_by_process(every, name)
-    flat = _flat(variant, name, numbers)
+    flat = _flat(job, name, numbers)
     lowered = _lowered(flat, job)
     if isinstance(lowered, Exception):
         problems += lacking(variant, name, platforms, custom_calls)
@@ -201,8 +201,9 @@ def lower(
     return _with_derivatives(program, flat, results, job, vjp_order)
 
 
-def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFunction:
+def _flat(job: _Job, name: str, numbers: Mapping[int, int]) -> FlatFunction:
     """The trace as a function of the variables of the artifact."""
+    variant = job.variant
     variables = tuple(dict.fromkeys(numbers[index] for index in variant.reads))
     # Two places that hold the same array are one variable of the program.
     positions = [variables.index(numbers[index]) for index in variant.reads]
@@ -210,7 +211,8 @@ def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFuncti
 
     def call(*arrays: jax.Array) -> list[jax.Array]:
         state = (arrays[position] for position in positions)
-        return variant.flat(*state, *arrays[len(variables) :])
+        inputs = arrays[len(variables) :]
+        return variant.flat(*state, *inputs, keep_locations=job.keep_locations)
 
     inputs = variant.structs[len(variant.reads) :]
     return FlatFunction(
@@ -301,11 +303,11 @@ def _lowered(flat: FlatFunction, job: _Job) -> _Lowered | Exception:
     function = _jitted(flat)
 
     def made(chosen: Sequence[str]) -> _Lowered:
+        traced = function.trace(*flat.structs)
         make = export.export(function, platforms=chosen, disabled_checks=UNCHECKED)
         exported, module = exported_module(
             lambda: make(*flat.structs), keep_locations=job.keep_locations
         )
-        traced = function.trace(*flat.structs)
         return _Lowered(module, exported, exported.uses_global_constants, traced)
 
     try:

@@ -92,15 +92,15 @@ class Variant:
     outputs: tuple[TensorSpec, ...]
     dims: tuple[Dim, ...]
 
-    def flat(self, *arrays: jax.Array) -> list[jax.Array]:
-        """The function on flat arrays, for `jax.jit` and `jax.export`."""
+    def flat(self, *arrays: jax.Array, keep_locations: bool = False) -> list[jax.Array]:
+        """The function on flat arrays, for `jax.jit` and `jax.export`; see `evaluated`."""
         state, inputs = arrays[: len(self.reads)], arrays[len(self.reads) :]
         # The jaxpr takes every variable of the graph. Those it does not use may be anything.
         unread = len(self.jaxpr.jaxpr.invars) - len(inputs)
         given: list[jax.Array | None] = [None] * unread
         for position, array in zip(self.reads, state, strict=True):
             given[position] = array
-        return evaluated(self.jaxpr, [*given, *inputs])
+        return evaluated(self.jaxpr, [*given, *inputs], keep_locations=keep_locations)
 
 
 @dataclass(frozen=True, eq=False)
