@@ -8,6 +8,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, cast
 
 import jax
@@ -339,16 +340,23 @@ def without_value(
     label: str,
 ) -> Variable:
     """A variable that has a type and is yet to be given its value. Using it is an error."""
-    empty = jnp.zeros((0,))
-    made = Variable(empty, trainable, name, collection=collection, label=label)
-    plain = jax.ShapeDtypeStruct(storage_shape(tuple(shape), dtype), _plain(dtype))
+    made = Variable(_nothing(), trainable, name, collection=collection, label=label)
     # Its type stands where its value will be.
-    made._value = jax.eval_shape(lambda array: from_words(array, dtype), plain)  # noqa: SLF001  # this file's own
+    made._value = cast(Any, _type_of(tuple(shape), dtype))  # noqa: SLF001  # this file's own
     return made
 
 
-def _plain(dtype: DType) -> np.dtype[np.generic]:
-    return np.dtype(np.uint32) if isinstance(dtype, KeyType) else dtype
+@cache
+def _nothing() -> jax.Array:
+    return jnp.zeros((0,))
+
+
+def _type_of(shape: tuple[int, ...], dtype: DType) -> jax.ShapeDtypeStruct:
+    if not isinstance(dtype, KeyType):
+        return jax.ShapeDtypeStruct(shape, dtype)
+    words = jax.ShapeDtypeStruct(storage_shape(shape, dtype), np.uint32)
+    found: jax.ShapeDtypeStruct = jax.eval_shape(lambda array: from_words(array, dtype), words)
+    return found
 
 
 def check_values(variables: Iterable[Variable]) -> None:
