@@ -452,6 +452,7 @@ class ProgramFacts:
       gives: the types of what its main function returns.
       mesh_axes: the mesh axes that its sharding constraints name, sorted.
       mesh: the axes, with their sizes, of the mesh that it computes on shard by shard, if any.
+      has_composites: whether it has operations that are also written as others.
     """
 
     custom_calls: tuple[str, ...]
@@ -459,6 +460,7 @@ class ProgramFacts:
     gives: tuple[str, ...]
     mesh_axes: tuple[str, ...]
     mesh: tuple[tuple[str, int], ...]
+    has_composites: bool
 
 
 # The dialects of a portable program. The operations of any other could do anything.
@@ -539,6 +541,7 @@ def _facts(module: Module, others: frozenset[str]) -> ProgramFacts:
             tuple(map(str, kind.results)),
             tuple(sorted({name for names in named for name in names})),
             _mesh_of(found.get("sdy.mesh", ())) if "sdy.manual_computation" in found else (),
+            bool(composites),
         )
 
 

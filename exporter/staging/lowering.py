@@ -32,6 +32,7 @@ _ALIASES = {"gpu": "cuda"}
 # The versions at which StableHLO learnt something that older readers cannot express, oldest
 # first: nearly all programs need 0.9.0 only, composites such as top_k need 1.0.0. In between
 # lie the releases that brought a type or an operation, each worth a try before the newest.
+_COMPOSITES_SINCE = "1.0.0"
 STABLEHLO_TARGETS = ("0.9.0", "1.0.0", "1.4.0", "1.8.0", "1.10.0", "1.12.0", "1.13.0", "1.15.0")
 
 
@@ -238,7 +239,11 @@ def _program(
     if unstable(facts.custom_calls, job.custom_calls):
         found = lacking(job.variant, flat.name, job.platforms, job.custom_calls)
         raise LoweringError.of(_with_inputs(found, job.variant))
-    bytecode, version = _portable(lowered.module, flat.name, job.version)
+    targets = [job.version]
+    if job.version == "oldest":
+        first = STABLEHLO_TARGETS.index(_COMPOSITES_SINCE) if facts.has_composites else 0
+        targets = [*STABLEHLO_TARGETS[first:], newest_stablehlo()]
+    bytecode, version = _portable(lowered.module, flat.name, targets)
     traced = lowered.traced
     program = LoweredProgram(
         bytecode=bytecode,
@@ -323,9 +328,8 @@ def _lowered(flat: FlatFunction, job: _Job) -> _Lowered | Exception:
     return replace(each[0], module=module, uses_global_constants=True)
 
 
-def _portable(module: Module, name: str, target: str) -> tuple[bytes, str]:
-    newest = newest_stablehlo()
-    targets = [*STABLEHLO_TARGETS, newest] if target == "oldest" else [target]
+def _portable(module: Module, name: str, targets: Sequence[str]) -> tuple[bytes, str]:
+    """The program in the first of the versions that can express it."""
     for version in targets:
         try:
             return portable_bytecode(module, version), version
