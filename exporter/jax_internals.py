@@ -19,6 +19,10 @@
   When it goes, so does the check.
 - `jax._src.lax.lax._convert_element_type`: no public function makes a restored array weakly typed
   again. When it goes, restored arrays are as firmly typed as any other.
+- `jax._src.lax.linalg`: makes the functions of LAPACK known to compiled programs that call them.
+  When it goes, lowering any call of them does the same.
+- `jax._src.lib.xla_client`: the fingerprint of the devices and their drivers, which no public
+  function tells. When it goes, the names of devices have to do.
 - the fields of `jax.export.Exported`: bytecode from another release is called by putting it into
   an export of the running one. When that ends, jaxlib calls portable artifacts itself.
 """
@@ -43,8 +47,8 @@ from jax import export
 from jax._src import core, source_info_util
 from jax._src.export import _export
 from jax._src.interpreters import batching, mlir
-from jax._src.lax import lax
-from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be exported
+from jax._src.lax import lax, linalg
+from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import func, sdy, stablehlo
 
@@ -66,6 +70,23 @@ _INSTALLED = (
 def newest_stablehlo() -> str:
     """The newest StableHLO version that this JAX reads and writes."""
     return str(stablehlo.get_current_version())
+
+
+def topology_fingerprint(devices: Sequence[jax.Device]) -> str:
+    """What the compiler knows of devices, in short, or no text where a backend does not tell it.
+
+    It is the same in every process that sees the same devices by the same drivers. Of a CPU it
+    covers the instructions that the compiler uses.
+    """
+    try:
+        return str(xla_client.get_topology_for_devices(list(devices)).fingerprint())
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        return ""
+
+
+def initialize_lapack() -> None:
+    """Look up the functions of LAPACK, for compiled programs that nobody lowers in this process."""
+    linalg.initialize_lapack()
 
 
 def portable_bytecode(text: str, target: str) -> bytes:
