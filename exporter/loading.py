@@ -16,6 +16,7 @@ from exporter.artifact.variables import read_variables
 from exporter.errors import ArtifactError, ArtifactNotFoundError
 from exporter.runtime.assembly import Blueprint
 from exporter.runtime.compat import check_program, check_runtime, check_tags
+from exporter.runtime.compiling import Compiler
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.parts import part_of
 from exporter.runtime.placement import Placement, Shardings, placement_of
@@ -123,7 +124,8 @@ def _load(
     for program in manifest.programs:
         for number in set(program.variables) & set(program.updates):
             mark_donated(variables[number])
-    return Blueprint.of(folder, manifest, bytecode, placement).assembled(variables)
+    blueprint = Blueprint.of(folder, manifest, bytecode, placement, Compiler(None))
+    return blueprint.assembled(variables)
 
 
 def _is_below(path: str, folder: str | None) -> bool:

@@ -66,6 +66,7 @@ class Variable(NDArrayOperatorsMixin):
 
     __slots__ = (
         "__weakref__",
+        "_changes",
         "_home",
         "_is_donated",
         "_label",
@@ -101,6 +102,7 @@ class Variable(NDArrayOperatorsMixin):
         self._made_in = _in_reach.get()
         self._home: object | None = None
         self._is_donated = False
+        self._changes: Changes | None = None
         self._value: jax.Array = jnp.asarray(value)
 
     @property
@@ -132,7 +134,7 @@ class Variable(NDArrayOperatorsMixin):
                 "JAX: the traced value would outlive its trace. Assign it in an "
                 "@exporter.function, or return the value and assign it outside."
             )
-        self._value = self._own(_kept_in_place(array, old))
+        set_raw(self, self._own(_kept_in_place(array, old)))
 
     def _check_level(self) -> None:
         reach = _in_reach.get()
@@ -376,6 +378,26 @@ def get_all(variables: Iterable[Variable]) -> list[jax.Array]:
 def set_raw(variable: Variable, value: jax.Array) -> None:
     """Assign without any check. For those who know that the value fits."""
     variable._value = value  # noqa: SLF001  # this file's own
+    changes = variable._changes  # noqa: SLF001  # this file's own
+    if changes is not None:
+        changes.latest = object()
+
+
+class Changes:
+    """Tells whether any of some variables was assigned.
+
+    Attributes:
+      latest: stands for the latest assignment: another object after each. A number would not do:
+        of two threads that add to it at once, one may be lost.
+    """
+
+    __slots__ = ("latest",)
+
+    def __init__(self, variables: Iterable[Variable]) -> None:
+        """The changes of these variables from now on. A variable's are told to one object."""
+        self.latest = object()
+        for variable in variables:
+            variable._changes = self  # noqa: SLF001  # this file's own
 
 
 def local_copy(variable: Variable, values: Mapping[Variable, object]) -> Variable:

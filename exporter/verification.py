@@ -24,7 +24,7 @@ from exporter.artifact.records import SampleArrayRecord
 from exporter.errors import ArtifactError, VerificationError
 from exporter.keys import from_words, to_words
 from exporter.loading import load
-from exporter.runtime.functions import LoadedConcrete
+from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.origin import Origin
 from signatures.binding import bind_values
 from signatures.dtypes import KeyType, as_dtype

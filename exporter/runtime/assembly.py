@@ -1,6 +1,5 @@
 """Programs and variables put together to a model, as often as there are variables for it."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import encoding, records
-from exporter.runtime.functions import LoadedConcrete, LoadedFunction, LoadedSignature
+from exporter.runtime.binding import Binder
+from exporter.runtime.compiling import Compiler
+from exporter.runtime.concrete import LoadedConcrete
+from exporter.runtime.functions import LoadedFunction, LoadedSignature
 from exporter.runtime.model import LoadedModel, Signatures
 from exporter.runtime.origin import Origin
 from exporter.runtime.placement import Placement
@@ -39,8 +41,10 @@ class Blueprint:
         manifest: records.Manifest,
         bytecode: Sequence[bytes],
         placement: Placement,
+        compiler: Compiler,
     ) -> "Blueprint":
         """The blueprint of an artifact. Nothing is compiled yet."""
+        changed = frozenset(number for one in manifest.programs for number in one.updates)
         specs = [TensorSpec(record.shape, record.dtype) for record in manifest.variables]
         names = {
             number: concrete.name
@@ -60,7 +64,9 @@ class Blueprint:
                 bytecode[number],
                 [specs[variable] for variable in record.variables],
                 [specs[variable] for variable in record.updates],
+                changed=changed,
                 placement=placement,
+                compiler=compiler,
                 derivative=None if record.vjp is None else made[record.vjp],
                 order=orders.get(number, 0),
             )
@@ -110,14 +116,13 @@ class Blueprint:
         return nodes
 
     def _concrete(self, variables: Sequence[Variable]) -> list[LoadedConcrete]:
-        lock = threading.RLock()
+        changed = {number for one in self.manifest.programs for number in one.updates}
+        binder = Binder(variables, changed)
         return [
             LoadedConcrete(
                 record,
                 encoding.signature_of(self.manifest, index),
-                [self.programs[number] for number in record.programs],
-                variables,
-                lock,
+                [binder.bound(self.programs[number]) for number in record.programs],
             )
             for index, record in enumerate(self.manifest.concrete_functions)
         ]

@@ -1,236 +1,38 @@
 """Loaded functions and signatures: bind a call, run its program, write its state back."""
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from exporter.artifact.encoding import structure_of
-from exporter.artifact.records import ConcreteRecord
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
-from exporter.errors import NotBatchableError, PlacementError, StateError
-from exporter.jax_internals import is_mapped
-from exporter.keys import from_words, to_words
 from exporter.pytrees import without_classes
+from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import (
     Variable,
-    check_values,
-    get_all,
-    has_value,
-    is_local,
-    is_tracing,
-    may_be_traced,
-    set_raw,
 )
 from signatures.arguments import (
     Parameter,
     bind_arguments,
-    bind_call,
     call_arguments,
     match,
-    named_by_path,
     python_signature,
     refused,
 )
-from signatures.binding import ABSENT, Bound, bind, bind_positional, solve
-from signatures.dtypes import KeyType, as_dtype
+from signatures.binding import ABSENT, Bound, bind, bind_positional
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
-from signatures.tree import unflatten
+from signatures.tree import Leaf, unflatten
 from signatures.values import shown
 
 COPYING = (
     "what was loaded cannot be copied or pickled: its programs and locks belong to this process. "
     "Load the folder again, which gives another model with its own variables."
 )
-
-# Makes the error for a call, from a line for each thing that does not fit.
-Refuse = Callable[[Sequence[str]], BindError]
-
-
-class LoadedConcrete:
-    """One concrete function: what runs when a function or signature is called."""
-
-    def __init__(
-        self,
-        record: ConcreteRecord,
-        signature: Signature,
-        programs: Sequence[LoadedProgram],
-        variables: Sequence[Variable],
-        lock: threading.RLock,
-    ) -> None:
-        """A concrete function.
-
-        Args:
-          record: the manifest's entry.
-          signature: its inputs and outputs.
-          programs: its programs, one for each choice of ranks.
-          variables: all variables of the model, by number.
-          lock: held while state is read and written back.
-        """
-        self.record = record
-        self.signature = signature
-        self.arguments = {name: structure_of(part) for name, part in record.arguments.items()}
-        self.result = structure_of(record.result)
-        self._by_path = named_by_path(signature, self.arguments)
-        self.paths = list(self._by_path.inputs)
-        self.programs = {tuple(program.record.ranks): program for program in programs}
-        self.reads = {
-            ranks: [variables[number] for number in program.record.variables]
-            for ranks, program in self.programs.items()
-        }
-        self.writes = {
-            ranks: [variables[number] for number in program.record.updates]
-            for ranks, program in self.programs.items()
-        }
-        self._open = [
-            position
-            for position, spec in enumerate(signature.inputs.values())
-            if spec.shape is None
-        ]
-        # Elsewhere variables hold arrays with values, and nobody needs to look.
-        self._is_local = any(is_local(variable) for variable in variables)
-        read = {id(v): v for reads in self.reads.values() for v in reads}.values()
-        self._has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in read)
-        self._may_lack_values = not all(map(has_value, read))
-        self._lock = lock
-
-    def bind_call(self, values: Mapping[str, object]) -> tuple[Bound, list[str]]:
-        """The arrays in the values of a call of the function, and what does not fit."""
-        return bind_call(self._by_path, self.arguments, values)
-
-    def run(self, values: Sequence[object], names: Sequence[str], refuse: Refuse) -> list[object]:
-        """The outputs for arrays that fit the signature. State is written back.
-
-        Args:
-          values: the arrays.
-          names: what the caller calls each of them.
-          refuse: makes the error for arrays that fit the signature and no program.
-        """
-        ranks = tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
-        program = self.programs.get(ranks)
-        if program is None:
-            raise refuse(self._untraced(ranks, values, names))
-        plain = [to_words(value) for value in values]
-        if self._open or any(0 in value.shape for value in plain):
-            empty = self._without_elements(program, values, names, refuse)
-            if empty is not None:
-                return _restored(empty, program.outputs)
-        reads, writes = self.reads[ranks], self.writes[ranks]
-        if self._may_lack_values:
-            check_values(reads)
-        given = plain if not self._is_local else [*plain, *get_all(reads)]
-        if is_tracing() or any(isinstance(value, jax.core.Tracer) for value in given):
-            return self._run_traced(program, plain, reads, writes)
-        with self._lock:
-            state = get_all(reads)
-            if self._has_keys:
-                state = [to_words(value) for value in state]
-            results = self._called(program, state, plain, names)
-            for variable, value in zip(writes, results, strict=False):
-                new = from_words(value, as_dtype(variable.dtype))
-                if isinstance(new, jax.core.Tracer):
-                    raise self._outlives(variable)
-                set_raw(variable, new)
-        return _restored(results[len(writes) :], program.outputs)
-
-    def _called(
-        self,
-        program: LoadedProgram,
-        state: Sequence[jax.Array],
-        plain: Sequence[jax.Array],
-        names: Sequence[str],
-    ) -> Sequence[jax.Array]:
-        try:
-            return program.call(*state, *plain)
-        except ValueError as error:
-            if "incompatible devices" not in str(error):
-                raise
-            places = [getattr(value, "sharding", "the host") for value in plain]
-            lines = [f"{name}: {place}" for name, place in zip(names, places, strict=True)]
-            shown = "".join(f"\n  {line}" for line in lines)
-            raise PlacementError(
-                f"{self.signature.name} has inputs on other devices than the variables, which are "
-                f"on {state[0].sharding if state else 'no device'}:{shown}\nLoad the model with "
-                "mesh= to run it on the devices of that mesh, or give arrays of NumPy.",
-                lines,
-            ) from error
-
-    def _run_traced(
-        self,
-        program: LoadedProgram,
-        plain: Sequence[jax.Array],
-        reads: Sequence[Variable],
-        writes: Sequence[Variable],
-    ) -> list[object]:
-        """Inside another trace: its own variables must be part of that trace to be changed."""
-        state = [to_words(variable.value) for variable in reads]
-        results = program.call_traced(*state, *plain)
-        for variable, value in zip(writes, results, strict=False):
-            if is_mapped(value) and not is_local(variable):
-                raise NotBatchableError(
-                    f"{self.signature.name} changes {variable.title}, and under jax.vmap each "
-                    "element would leave another value there. Map over models instead, as made by "
-                    "model.with_variables(...) in the mapped function."
-                )
-            new = from_words(value, as_dtype(variable.dtype))
-            if isinstance(new, jax.core.Tracer) and not may_be_traced(variable):
-                raise self._outlives(variable)
-            variable.value = new
-        return _restored(results[len(writes) :], program.outputs)
-
-    def _outlives(self, variable: Variable) -> StateError:
-        return StateError(
-            f"{self.signature.name} changes {variable.title}, and under jax.jit or another "
-            "transformation of JAX the new value would outlive its trace. Give the transformed "
-            "function a model of its own and return what it changed: new = model.with_variables("
-            "values); return new.f(x), new.variables."
-        )
-
-    def _without_elements(
-        self,
-        program: LoadedProgram,
-        values: Sequence[object],
-        names: Sequence[str],
-        refuse: Refuse,
-    ) -> list[jax.Array] | None:
-        """The outputs for an axis of size 0, which no program was traced with, or an error."""
-        shapes = [tuple(value.shape) for value in values]  # type: ignore[attr-defined]  # arrays
-        sizes, found = solve(zip(program.inputs, shapes, strict=True))
-        problems = [
-            f"{name}: {problem}, got {spec.dtype.name}[{', '.join(map(str, shape))}]"
-            for name, spec, shape, problem in zip(names, program.inputs, shapes, found, strict=True)
-            if problem
-        ]
-        zeros = [name for name, size in sizes.items() if size == 0]
-        if not zeros and not problems:
-            return None
-        empty = None if problems else program.empty_outputs(sizes)
-        if empty is None:
-            problems = problems or [
-                f"{name}: an axis has size 0, and there is a result for sizes of at least 1 only"
-                for name, shape in zip(names, shapes, strict=True)
-                if 0 in shape
-            ]
-            raise refuse(problems)
-        return empty
-
-    def _untraced(
-        self, ranks: tuple[int, ...], values: Sequence[object], names: Sequence[str]
-    ) -> list[str]:
-        given = " and ".join(
-            f"{names[p]} with {len(values[p].shape)} axes"  # type: ignore[attr-defined]  # arrays
-            for p in self._open
-        )
-        known = ", ".join(str(r[0] if len(r) == 1 else r) for r in self.programs)
-        reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
-        why = f". Tracing it failed with: {reason}" if reason else ""
-        return [f"there is no program for {given}; it has programs for {known} axes{why}"]
 
 
 class LoadedSignature:
@@ -265,8 +67,12 @@ class LoadedSignature:
         Raises:
           BindError: naming every input that is missing, unknown or does not fit.
         """
-        bound = bind(self.signature, args, kwargs)
-        outputs = self._concrete.run(bound.values, list(self.signature.inputs), self._refused)
+        outputs: Sequence[object] | None = None
+        if not args and kwargs.keys() == self.signature.inputs.keys():
+            outputs = self._concrete.quick([kwargs[name] for name in self.signature.inputs])
+        if outputs is None:
+            bound = bind(self.signature, args, kwargs)
+            outputs = self._concrete.run(bound.values, list(self.signature.inputs), self._refused)
         return dict(zip(self.signature.outputs, outputs, strict=True))
 
     def _refused(self, problems: Sequence[str]) -> BindError:
@@ -314,6 +120,7 @@ class LoadedFunction:
         self.concrete = tuple(concrete)
         self._parameters = tuple(parameters)
         self._by_input = by_input
+        self._order = _plain_order(parameters, concrete)
 
     @property
     def signature(self) -> Signature:
@@ -345,6 +152,12 @@ class LoadedFunction:
         Raises:
           BindError: if they do not fit, saying what was expected and what was given.
         """
+        if self._order and len(args) + len(kwargs) == len(self._order):
+            rest = self._order[len(args) :]
+            if all(name in kwargs for name in rest):
+                outputs = self.concrete[0].quick([*args, *(kwargs[name] for name in rest)])
+                if outputs is not None:
+                    return unflatten(self.concrete[0].result, outputs)
         if self._by_input:
             return self._called_by_input(args, kwargs)
         values = self._bound(args, kwargs)
@@ -457,8 +270,8 @@ class LoadedFunction:
                 StoredConcrete(
                     concrete.record,
                     [
-                        _stored(program, concrete.reads[ranks], concrete.writes[ranks])
-                        for ranks, program in concrete.programs.items()
+                        _stored(one.program, one.reads, one.writes)
+                        for one in concrete.programs.values()
                     ],
                     concrete,
                 )
@@ -487,8 +300,16 @@ def _call_without_donating(program: LoadedProgram, *arrays: jax.Array) -> Sequen
     return program.call_traced(*arrays)
 
 
-def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:
-    return [from_words(value, spec.dtype) for value, spec in zip(results, specs, strict=True)]
+def _plain_order(
+    parameters: Sequence[Parameter], concrete: Sequence[LoadedConcrete]
+) -> list[str] | None:
+    """The parameters, if each stands for one array, in the order of the inputs."""
+    names = [parameter.name for parameter in parameters]
+    kinds = {parameter.kind for parameter in parameters}
+    leaves = [Leaf(index) for index in range(len(names))]
+    if len(concrete) != 1 or kinds != {"positional_or_keyword"}:
+        return None
+    return names if [concrete[0].arguments.get(name) for name in names] == leaves else None
 
 
 def _conversions(given: Sequence[object], bound: Sequence[object]) -> int:

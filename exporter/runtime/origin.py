@@ -10,7 +10,8 @@ from exporter.artifact.records import Manifest, SampleRecord
 from exporter.artifact.samples import Sample
 from exporter.artifact.stored import StoredModel, StoredSample
 from exporter.errors import ArtifactError
-from exporter.runtime.functions import LoadedConcrete, LoadedFunction
+from exporter.runtime.concrete import LoadedConcrete
+from exporter.runtime.functions import LoadedFunction
 
 
 @dataclass(frozen=True)

@@ -40,27 +40,26 @@ class Placement:
     Attributes:
       variables: the place of each variable.
       mesh: the mesh that they are split over, if the caller chose one.
+      rest: where everything else goes, if the caller said so.
     """
 
     variables: tuple[Sharding, ...]
-    mesh: Mesh | None
+    mesh: Mesh | None = None
+    rest: Sharding | None = None
 
     @cached_property
     def axes(self) -> dict[str, int]:
         """The axes of the mesh with their sizes, none without a mesh."""
         return dict(self.mesh.shape) if self.mesh else {}
 
-    @cached_property
-    def _whole(self) -> NamedSharding | None:
-        return NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
-
     def of_inputs(self, values: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """The arrays on the devices of the mesh: those that are elsewhere are copied to each."""
-        whole = self._whole
-        return values if whole is None else [_moved(value, whole) for value in values]
+        if self.mesh is None or self.rest is None:
+            return values
+        return [_moved(value, self.rest) for value in values]
 
 
-def _moved(value: jax.Array, whole: NamedSharding) -> jax.Array:
+def _moved(value: jax.Array, whole: Sharding) -> jax.Array:
     found = getattr(value, "sharding", None)
     if isinstance(found, Sharding) and found.device_set == whole.device_set:
         plain = _plain(found)
@@ -99,7 +98,7 @@ def placement_of(
         return _by_shardings(variables, sharding)
     found = _first_of(device) if isinstance(device, str) else device
     one = SingleDeviceSharding(found or jax.local_devices()[0])
-    return Placement((one,) * len(variables), None)
+    return Placement((one,) * len(variables), rest=one if found else None)
 
 
 def _on_mesh(variables: Sequence[VariableRecord], mesh: Mesh) -> Placement:
@@ -125,7 +124,8 @@ def _on_mesh(variables: Sequence[VariableRecord], mesh: Mesh) -> Placement:
             "where each variable goes.",
         )
     plain = _auto(mesh)
-    return Placement(tuple(NamedSharding(plain, _spec(record)) for record in variables), plain)
+    places = tuple(NamedSharding(plain, _spec(record)) for record in variables)
+    return Placement(places, plain, NamedSharding(plain, PartitionSpec()))
 
 
 def _misfit(names: Sequence[str], size: int, mesh: Mesh) -> str | None:
@@ -169,7 +169,7 @@ def _by_shardings(variables: Sequence[VariableRecord], given: Shardings) -> Plac
     mesh = meshes[0] if meshes else None
     rest = NamedSharding(mesh, PartitionSpec()) if mesh else found[0]
     places = tuple(rest if one is None else _plain(one) for one in chosen)
-    return Placement(places, mesh)
+    return Placement(places, mesh, rest)
 
 
 def _chosen(variables: Sequence[VariableRecord], given: Shardings) -> list[Any]:

@@ -1,20 +1,45 @@
 """Bytecode and manifest back into something JAX can call."""
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
+import blake3
 import jax
+import msgspec
 import numpy as np
 
 from exporter.artifact.encoding import dim_of, spec_of
-from exporter.artifact.records import ProgramRecord
+from exporter.artifact.records import ProgramRecord, replace
 from exporter.errors import IncompatibleRuntimeError
 from exporter.jax_internals import rebuild, shown_mesh
+from exporter.runtime.compiling import Compiler
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.dtypes import KeyType, is_inexact
 from signatures.errors import SpecError
 from signatures.spec import TensorSpec, storage_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The values of the variables that no program changes, as constants of compiled code.
+
+    Attributes:
+      values: flat plain arrays.
+    """
+
+    values: Sequence[jax.Array]
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for the same values, and no other."""
+        hasher = blake3.blake3()
+        for value in map(np.asarray, self.values):
+            hasher.update(f"{value.dtype}{value.shape}".encode())
+            hasher.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        return hasher.hexdigest()
 
 
 class LoadedProgram:
@@ -27,6 +52,8 @@ class LoadedProgram:
       outputs: the outputs likewise.
       takes: the variables that it takes, then the inputs.
       gives: the variables that it returns anew, then the outputs.
+      staying: the positions in `takes` of the variables that no program of the model changes.
+      changing: the positions of the other variables.
       derivative: the program of its derivative, or `None` if there is none.
       order: how many times it was differentiated itself.
       name: what to call it in messages.
@@ -42,7 +69,9 @@ class LoadedProgram:
         state: Sequence[TensorSpec],
         updates: Sequence[TensorSpec],
         *,
+        changed: Collection[int],
         placement: Placement,
+        compiler: Compiler,
         derivative: "LoadedProgram | None" = None,
         order: int = 0,
     ) -> None:
@@ -54,7 +83,9 @@ class LoadedProgram:
           bytecode: the content of its file.
           state: the variables that it takes before the inputs.
           updates: the variables that it returns anew before the outputs.
+          changed: the numbers of the variables that any program of the model returns anew.
           placement: where the arrays of the model lie.
+          compiler: compiles it.
           derivative: the program of its derivative.
           order: how many times it was differentiated itself.
         """
@@ -64,7 +95,12 @@ class LoadedProgram:
         self.outputs = tuple(spec_of(tensor) for tensor in record.outputs)
         self.takes = (*state, *self.inputs)
         self.gives = (*updates, *self.outputs)
-        self._placement = placement
+        numbers = list(enumerate(record.variables))
+        self.staying = [position for position, number in numbers if number not in changed]
+        self.changing = [position for position, number in numbers if number in changed]
+        self.placement = placement
+        self._compiler = compiler
+        self._compiled: dict[tuple[object, ...], jax.stages.Compiled] = {}
         self.derivative = derivative
         self.order = order
         self.name = "the derivative of " * order + name
@@ -78,23 +114,98 @@ class LoadedProgram:
         return all(any(is_inexact(spec.dtype) for spec in s) for s in (self.takes, self.gives))
 
     @cached_property
-    def call(self) -> Callable[..., Sequence[jax.Array]]:
-        """The program on flat plain arrays. Variables it returns anew are donated.
+    def place(self) -> jax.sharding.Sharding | None:
+        """Where it runs, unless its inputs say otherwise. `None` is JAX's default device."""
+        numbers = self.record.variables
+        return self.placement.variables[numbers[0]] if numbers else self.placement.rest
 
-        On a mesh they stay where they were, and inputs from elsewhere are copied to it.
+    def compiled(
+        self, arrays: Sequence[Any], embedded: Embedded | None = None
+    ) -> jax.stages.Compiled:
+        """The code for arrays of these shapes and places.
+
+        It takes flat plain arrays: the variables that stay, those that change, the inputs. It
+        returns the variables anew, then the outputs. The variables of these are donated, and on a
+        mesh they stay where they were.
+
+        Args:
+          arrays: the arguments of a call, or what has their shapes, dtypes and places.
+          embedded: the variables that stay, which are not arguments then.
         """
-        donated = [
-            position
-            for position, number in enumerate(self.record.variables)
-            if number in self.record.updates
+        structs = self._structs(arrays)
+        devices = _devices(structs)
+        digest = None if embedded is None else embedded.digest
+        key = (digest, *devices, *((one.shape, one.dtype, one.sharding) for one in structs))
+        found = self._compiled.get(key)
+        if found is None:
+            donated = self._donated(is_embedded=embedded is not None)
+            found = self._compiled[key] = self._compiler.compiled(
+                self._description(structs, donated, digest),
+                devices,
+                (len(structs), len(self.gives)),
+                partial(self._lowered, structs, donated, embedded),
+            )
+        return found
+
+    def _structs(self, arrays: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+        """The types of the arrays, each bound to a place if the caller bound it."""
+        places = [_place(array) for array in arrays]
+        rest = None if any(places) else self.place
+        return [
+            jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place or rest)
+            for array, place in zip(arrays, places, strict=True)
         ]
-        placement, count = self._placement, len(self.takes) - len(self.inputs)
-        if placement.mesh is None:
-            return jax.jit(self._rebuilt, donate_argnums=donated)
-        stay = [placement.variables[number] for number in self.record.updates]
-        places = [*stay, *(None for _ in self.outputs)]
-        run = jax.jit(self._rebuilt, donate_argnums=donated, out_shardings=places)
-        return lambda *arrays: run(*arrays[:count], *placement.of_inputs(arrays[count:]))
+
+    def _donated(self, *, is_embedded: bool) -> list[int]:
+        """The positions of the arguments that it returns anew."""
+        order = [*([] if is_embedded else self.staying), *self.changing]
+        updates = set(self.record.updates)
+        return [i for i, position in enumerate(order) if self.record.variables[position] in updates]
+
+    def _lowered(
+        self,
+        structs: Sequence[jax.ShapeDtypeStruct],
+        donated: Sequence[int],
+        embedded: Embedded | None,
+    ) -> jax.stages.Lowered:
+        values = () if embedded is None else embedded.values
+        order = [*self.staying, *self.changing, *range(len(self.record.variables), len(self.takes))]
+        rebuilt = self._rebuilt
+
+        def flat(*arrays: jax.Array) -> list[jax.Array]:
+            given = dict(zip(order, (*values, *arrays), strict=True))
+            return list(rebuilt(*(given[position] for position in range(len(order)))))
+
+        flat.__name__ = self.name
+        stay = None
+        if self.placement.mesh is not None:
+            places = [self.placement.variables[number] for number in self.record.updates]
+            stay = [*places, *(None for _ in self.outputs)]
+        return jax.jit(flat, donate_argnums=tuple(donated), out_shardings=stay).lower(*structs)
+
+    def _description(
+        self, structs: Sequence[jax.ShapeDtypeStruct], donated: Sequence[int], embedded: str | None
+    ) -> dict[str, object]:
+        """All that its code depends on beside the machine and its software."""
+        updates = [self.placement.variables[number] for number in self.record.updates]
+        return {
+            "program": self._digest,
+            "takes": list(map(str, self.takes)),
+            "gives": list(map(str, self.gives)),
+            "staying": self.staying,
+            "arguments": [[list(one.shape), str(one.dtype), str(one.sharding)] for one in structs],
+            "donated": list(donated),
+            "embedded": embedded,
+            "mesh": self.placement.axes,
+            "results": list(map(str, updates)) if self.placement.mesh else [],
+        }
+
+    @cached_property
+    def _digest(self) -> str:
+        hasher = blake3.blake3(self.bytecode)
+        plain = replace(self.record, file="", variables=[], updates=[], vjp=None, vjp_problem=None)
+        hasher.update(msgspec.json.encode(plain))
+        return hasher.hexdigest()
 
     @cached_property
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
@@ -108,7 +219,7 @@ class LoadedProgram:
           IncompatibleRuntimeError: naming both.
         """
         needed = {axis.name: axis.size for axis in self.record.mesh}
-        here = self._placement.axes
+        here = self.placement.axes
         if needed and list(needed.items()) != list(here.items()):
             found = f"a mesh ({shown_mesh(here)})" if here else "no mesh"
             raise IncompatibleRuntimeError(
@@ -131,7 +242,7 @@ class LoadedProgram:
             calling_convention_version=self.record.calling_convention_version,
             kept_inputs=self.record.kept_inputs,
             uses_global_constants=self.record.uses_global_constants,
-            mesh=self._placement.axes,
+            mesh=self.placement.axes,
             pinned_mesh={axis.name: axis.size for axis in self.record.mesh},
         )
 
@@ -147,6 +258,23 @@ class LoadedProgram:
             jax.numpy.zeros(storage_shape(shape, spec.dtype), _plain(spec))
             for shape, spec in zip(shapes, self.outputs, strict=True)
         ]
+
+
+def _place(array: Any) -> jax.sharding.Sharding | None:
+    """Where the caller bound an array, or wants one that has a type only."""
+    if getattr(array, "committed", True):
+        return getattr(array, "sharding", None)
+    return None
+
+
+def _devices(structs: Iterable[jax.ShapeDtypeStruct]) -> list[jax.Device]:
+    """The devices in their order."""
+    found = next((one.sharding for one in structs if one.sharding is not None), None)
+    if isinstance(found, jax.sharding.NamedSharding):
+        return list(found.mesh.devices.flat)
+    if found is not None:
+        return sorted(found.device_set, key=lambda device: device.id)
+    return list(jax.device_put(0).devices())
 
 
 def _plain(spec: TensorSpec) -> np.dtype[np.generic]:

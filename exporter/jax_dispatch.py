@@ -1,0 +1,115 @@
+"""The private parts of JAX that calls go through, so that one costs no more than under `jax.jit`.
+
+- `jax._src.lib._jax.pjit`: the function in C++ that `jax.jit` returns. It looks at the shapes,
+  dtypes and places of its arguments, and runs what it ran for the like before. Where there was
+  nothing like it, it asks Python. When it goes, `dispatcher` returns its `once`, and calls are
+  slower.
+- `MeshExecutableFastpathData`: what it is told then, among it arrays that are passed along each
+  time before the arguments, without a look at them. `jax.stages.Compiled` makes the same of itself
+  for its own calls. When a field of it changes, so must `_fast_path`.
+- `jax._src.lib.xla_client`: the fingerprint of the devices and their drivers, which no public
+  function tells. When it goes, the names of devices have to do.
+- `core.trace_state_clean`: whether anything is being traced, however deep.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax._src import config, core, tree_util
+from jax._src.interpreters import pxla
+from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
+
+# What a call is run with: compiled code, and the arrays that it takes before those of the call.
+Choice = tuple[jax.stages.Compiled, Sequence[jax.Array]]
+
+
+def is_top_level() -> bool:
+    """Whether nothing is being traced."""
+    return bool(core.trace_state_clean())
+
+
+def topology_fingerprint(devices: Sequence[jax.Device]) -> str:
+    """What the compiler knows of devices, in short, or no text where a backend does not tell it.
+
+    It is the same in every process that sees the same devices by the same drivers. Of a CPU it
+    covers the instructions that the compiler uses.
+    """
+    try:
+        return str(xla_client.get_topology_for_devices(list(devices)).fingerprint())
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        return ""
+
+
+def is_jit_disabled() -> bool:
+    """Whether `jax.disable_jit` is on, so that nothing may be compiled as a whole."""
+    return bool(config.disable_jit.value)
+
+
+def dispatcher(name: str, choose: Callable[..., Choice]) -> Callable[..., list[jax.Array]]:
+    """A function of flat arrays that remembers how calls of each kind are run.
+
+    Args:
+      name: what profiles call it.
+      choose: says how arrays like these are run, now and from now on. The code takes flat arrays
+        and returns a list of them. What it raises is passed on, and it is asked again next time.
+    """
+
+    def once(*arrays: jax.Array) -> list[jax.Array]:  # in place of `miss` under jax.disable_jit
+        compiled, before = choose(*arrays)
+        return run(compiled, [*before, *arrays])
+
+    def miss(*arrays: jax.Array) -> tuple[list[jax.Array], Any, bool]:
+        compiled, before = choose(*arrays)
+        results = run(compiled, [*before, *arrays])
+        return results, _fast_path(compiled, before, len(arrays), results), False
+
+    call: Callable[..., list[jax.Array]] = _jax.pjit(
+        name,
+        once,
+        miss,
+        [],
+        [],
+        pxla.JitGlobalCppCacheKeys(),
+        tree_util.dispatch_registry,
+        pxla.cc_shard_arg,
+    )
+    return call
+
+
+def run(compiled: jax.stages.Compiled, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """The results of compiled code that takes flat arrays, of the shapes and places it is for.
+
+    To call it in public does the same after a check of layouts, which takes arrays of 4 bits that
+    lie on several devices for others than they are.
+    """
+    executable: Any = compiled._executable
+    return list(executable.unsafe_call(*compiled._params.const_args, *arrays))
+
+
+def _fast_path(
+    compiled: jax.stages.Compiled,
+    before: Sequence[jax.Array],
+    count: int,
+    results: Sequence[jax.Array],
+) -> pxla.MeshExecutableFastpathData | None:
+    """How C++ runs the code from now on, or `None` if Python must."""
+    executable: Any = compiled._executable
+    call = executable.unsafe_call
+    if not isinstance(call, pxla.ExecuteReplicated) or call.has_unordered_effects:
+        return None
+    if call.ordered_effects or call.has_host_callbacks or compiled._params.const_args:
+        return None
+    _, out_tree = tree_util.dispatch_registry.flatten(list(results), None)
+    kept = [position in executable._kept_var_idx for position in range(len(before) + count)]
+    return pxla.MeshExecutableFastpathData(
+        executable.xla_executable,
+        out_tree,
+        list(executable._in_shardings),
+        list(executable._out_shardings),
+        [result.aval for result in results],
+        [result.committed for result in results],
+        kept,
+        executable._dispatch_in_layouts,
+        list(before),
+    )

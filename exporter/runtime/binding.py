@@ -1,0 +1,258 @@
+"""A program and the variables that it works on: what runs when nothing is traced.
+
+A call of a compiled program costs a little for every array that is passed to it, and a model has
+many. So most of its variables are not passed. Those that some function of the model changes, its
+*state*, are passed each time, and written back. All others stay until somebody assigns one, and
+are bound to the compiled program ahead, in one of three ways:
+
+- *embedded*: they are constants of the code. Then they cost nothing, but there is one code for each
+  set of values, and much of it to compile if there are many matrices or large ones. So this is for
+  small models, until one of the variables is assigned.
+- *bound*: C++ passes them along without a look at each.
+- *passed*: they are arguments as any other, which costs what it costs under `jax.jit`. This is for
+  models whose variables are assigned again and again: to bind them takes longer than a call.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import jax
+
+from exporter.errors import PlacementError
+from exporter.jax_dispatch import Choice, dispatcher, is_jit_disabled, is_top_level, run
+from exporter.keys import from_words, to_words
+from exporter.runtime.programs import Embedded, LoadedProgram
+from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_raw
+from signatures.dtypes import KeyType, as_dtype
+
+# Weights of more than this take longer to read from memory than to pass.
+_MAX_EMBEDDED_BYTES = 2**20
+
+# Each matrix that is embedded is code of its own: 100 equal layers take 0.2 s to compile where
+# their weights are passed, and 5 s where they are embedded.
+_MAX_EMBEDDED_MATRICES = 16
+
+# How often variables are bound anew after one was assigned. To bind them takes longer than a call.
+_MAX_BINDINGS = 8
+
+# Whether what is compiled for the shapes of these arrays is right for them, and for all like them.
+Fits = Callable[[Sequence[object]], bool]
+
+
+class NotRememberedError(Exception):
+    """A call that has to be looked at by itself, each time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """The variables that stay, as they were at one time.
+
+    Attributes:
+      latest: the latest assignment then.
+      bound: what compiled code takes first and is not passed.
+      passed: what it takes first and is passed.
+      embedded: what is part of the code.
+      places: the sets of devices that they lie on: one, or none without variables.
+      call: takes what is passed, the state and the inputs, and remembers how it ran them.
+    """
+
+    latest: object
+    bound: Sequence[jax.Array]
+    passed: Sequence[jax.Array]
+    embedded: Embedded | None
+    places: frozenset[frozenset[jax.Device]]
+    call: Callable[..., list[jax.Array]]
+
+
+class BoundProgram:
+    """A program with the variables of one model.
+
+    Attributes:
+      program: the program.
+      reads: the variables that it takes, in its order.
+      writes: the variables that it changes, in its order.
+      remembers: whether calls of one kind are run alike. Those of a program for one rank of several
+        are looked at each time, and so are random keys, which come and go as words.
+    """
+
+    def __init__(
+        self,
+        program: LoadedProgram,
+        variables: Sequence[Variable],
+        changes: Changes,
+        lock: threading.RLock,
+    ) -> None:
+        """The program of a model with these variables, by number."""
+        self.program = program
+        self.reads = [variables[number] for number in program.record.variables]
+        self.writes = [variables[number] for number in program.record.updates]
+        self._staying = [self.reads[position] for position in program.staying]
+        self._state = [self.reads[position] for position in program.changing]
+        self._state_has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in self._state)
+        specs = (*program.takes, *program.gives)
+        has_keys = any(isinstance(spec.dtype, KeyType) for spec in specs)
+        self.remembers = not has_keys and not program.record.ranks
+        self._changes = changes
+        self._lock = lock
+        self._count = 0
+        self._binding: Binding | None = None
+
+    def quick(self, values: Sequence[object], fits: Fits) -> Sequence[jax.Array] | None:
+        """The outputs, if they can be had without a look at the values in Python.
+
+        State is written back. If it gives `None`, nothing was done.
+
+        Args:
+          values: plain arrays of the dtypes of the inputs.
+          fits: whether they are right. It is asked once for all that are alike.
+        """
+        binding = self._binding
+        if binding is None or binding.latest is not self._changes.latest:
+            if not all(map(has_value, self.reads)):
+                return None
+            binding = self._bind(fits)
+        try:
+            if not self._state:
+                return binding.call(*binding.passed, *values)
+            with self._lock:
+                results = binding.call(*binding.passed, *get_all(self._state), *values)
+                for variable, value in zip(self.writes, results, strict=False):
+                    set_raw(variable, value)
+            return results[len(self.writes) :]
+        except NotRememberedError:
+            return None
+
+    def run(self, values: Sequence[jax.Array], names: Sequence[str], fits: Fits) -> list[jax.Array]:
+        """The outputs for plain arrays that fit. State is written back.
+
+        Args:
+          values: the inputs. The variables have values.
+          names: what the caller calls each of them.
+          fits: as for `quick`.
+
+        Raises:
+          PlacementError: if they lie on other devices than the variables.
+        """
+        binding = self._binding
+        if binding is None or binding.latest is not self._changes.latest:
+            binding = self._bind(fits)
+        placed = self.program.placement.of_inputs(values)
+        with self._lock:
+            state = get_all(self._state)
+            if self._state_has_keys:
+                state = [to_words(value) for value in state]
+            if len(_places([*state, *placed]) | binding.places) > 1:
+                raise self._apart(names, values)
+            results = self._called(binding, [*binding.passed, *state, *placed])
+            for variable, value in zip(self.writes, results, strict=False):
+                set_raw(variable, from_words(value, as_dtype(variable.dtype)))
+        return results[len(self.writes) :]
+
+    def _called(self, binding: Binding, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+        if self.remembers:
+            with suppress(NotRememberedError):
+                return binding.call(*arrays)
+        arrays = [*binding.bound, *arrays]
+        return run(self.program.compiled(arrays, binding.embedded), arrays)
+
+    def _bind(self, fits: Fits) -> Binding:
+        """The variables as they are now."""
+        latest = self._changes.latest  # before they are read: what is assigned meanwhile is newer
+        values = [to_words(value) for value in get_all(self._staying)]
+        self._count += 1
+        bound: Sequence[jax.Array] = ()
+        passed: Sequence[jax.Array] = ()
+        embedded = None
+        if self._count == 1 and self._can_be_embedded(values):
+            embedded = Embedded(values)
+        elif self._count <= _MAX_BINDINGS:
+            bound = values
+        else:
+            passed = values
+        last = self._binding
+        if last is not None and last.passed and passed:
+            call = last.call
+        else:
+            call = dispatcher(self.program.name, self._chooser(bound, embedded, fits))
+        self._binding = Binding(latest, bound, passed, embedded, _places(values), call)
+        return self._binding
+
+    def _can_be_embedded(self, values: Sequence[jax.Array]) -> bool:
+        # JAX makes arguments of constants if it is told so when it is imported.
+        hoists = getattr(jax.config, "jax_use_simplified_jaxpr_constants", False)
+        is_small = sum(value.nbytes for value in values) <= _MAX_EMBEDDED_BYTES
+        matrices = sum(value.ndim > 1 for value in values)
+        return (
+            is_small
+            and matrices <= _MAX_EMBEDDED_MATRICES
+            and self.program.placement.mesh is None
+            and not hoists
+            and bool(values)
+            and not any(map(is_local, self._staying))
+        )
+
+    def _chooser(
+        self, bound: Sequence[jax.Array], embedded: Embedded | None, fits: Fits
+    ) -> Callable[..., Choice]:
+        """What says how a call that is unlike all before is run."""
+        placement, places = self.program.placement, _places(bound or (embedded or _NONE).values)
+
+        def choose(*arrays: jax.Array) -> Choice:
+            values = arrays[len(arrays) - len(self.program.inputs) :]
+            if (
+                not is_top_level()
+                or is_jit_disabled()
+                or any(isinstance(array, jax.core.Tracer) for array in (*arrays, *bound))
+                or not fits(values)
+                or len(_places(arrays) | places) > 1
+                or not _same(placement.of_inputs(values), values)
+            ):
+                raise NotRememberedError
+            return self.program.compiled([*bound, *arrays], embedded), bound
+
+        return choose
+
+    def _apart(self, names: Sequence[str], values: Sequence[jax.Array]) -> PlacementError:
+        where = [getattr(value, "sharding", "the host") for value in values]
+        lines = [f"{name}: {place}" for name, place in zip(names, where, strict=True)]
+        shown = "".join(f"\n  {line}" for line in lines)
+        place = self.reads[0].value.sharding if self.reads else "no device"
+        return PlacementError(
+            f"{self.program.name} has inputs on other devices than the variables, which are on "
+            f"{place}:{shown}\nLoad the model with mesh= to run it on the devices of that mesh, or "
+            "give arrays of NumPy.",
+            lines,
+        )
+
+
+_NONE = Embedded(())
+
+
+class Binder:
+    """Binds programs to the variables of one model."""
+
+    def __init__(self, variables: Sequence[Variable], changed: Collection[int]) -> None:
+        """These variables, of which programs change those with the numbers in `changed`."""
+        self._variables = variables
+        staying = [one for number, one in enumerate(variables) if number not in changed]
+        self._changes = Changes(staying)
+        self._lock = threading.RLock()  # held while state is read and written back
+
+    def bound(self, program: LoadedProgram) -> BoundProgram:
+        """The program with the variables it works on."""
+        return BoundProgram(program, self._variables, self._changes, self._lock)
+
+
+def _places(arrays: Sequence[object]) -> frozenset[frozenset[jax.Device]]:
+    """The sets of devices that arrays are bound to."""
+    return frozenset(
+        frozenset(array.sharding.device_set)
+        for array in arrays
+        if isinstance(array, jax.Array) and array.committed
+    )
+
+
+def _same(one: Sequence[object], other: Sequence[object]) -> bool:
+    return all(a is b for a, b in zip(one, other, strict=True))
