@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from exporter import LoadedModel
 
 # Keras reads it when it is imported, whichever test imports it first.
 os.environ.setdefault("KERAS_BACKEND", "jax")
+
+# Loaded models keep compiled programs in the user's cache. Tests have one of their own, which also
+# the processes that they start inherit, and which ends with this process.
+_CACHE = tempfile.TemporaryDirectory(prefix="exporter-tests-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 ROOT = Path(__file__).parents[1]
 

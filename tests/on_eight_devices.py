@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import exporter
 from exporter import TensorSpec
+from exporter.runtime.executables import ExecutableCache, key_of
 
 X = np.random.default_rng(1).normal(size=(8, 8)).astype("float32")
 W1 = np.random.default_rng(2).normal(size=(8, 16)).astype("float32")
@@ -299,6 +300,33 @@ def refused() -> dict[str, str]:
     }
 
 
+def executables(folder: Path) -> dict[str, object]:
+    """Compiled programs on a mesh, and on one device that is not the first, kept and found."""
+    cache = ExecutableCache(folder / "executables")
+    found: dict[str, object] = {}
+    for name, sharding in {
+        "mesh": NamedSharding(full(), P("data", "model")),
+        "reversed": NamedSharding(Mesh(jax.devices()[::-1], "x"), P("x")),
+        "fifth": jax.sharding.SingleDeviceSharding(jax.devices()[5]),
+    }.items():
+        x = jax.device_put(X, sharding)
+        program = jax.jit(lambda x: [x * 2 + x.sum(), x.sum()], donate_argnums=0)
+        want, _ = program(x + 0)
+        mesh = getattr(sharding, "mesh", None)
+        devices = [jax.devices()[5]] if mesh is None else list(mesh.devices.flat)
+        key = key_of({"name": name}, devices)
+        cache.put(key, program.lower(x).compile())
+        again = cache.get(key, devices, 1, 2)
+        (result, _) = again(x)
+        found[name] = [
+            np.array_equal(result, want),
+            result.sharding == want.sharding,
+            x.is_deleted(),
+        ]
+    found["other key"] = key_of({}, jax.devices()) != key_of({}, jax.devices()[::-1])
+    return found
+
+
 def main(folder: Path, single: Path) -> None:
     found = {
         "layouts": layouts(folder),
@@ -307,6 +335,7 @@ def main(folder: Path, single: Path) -> None:
         "explicit": explicit(folder),
         "choices": choices(folder, single),
         "refused": refused(),
+        "executables": executables(folder),
     }
     sys.stdout.write(json.dumps(found))
 

@@ -278,3 +278,13 @@ def test_what_is_split_is_shown(found, folder):
     shown = describe(read(folder / "full"), variables=True)
     assert re.search(r"\n  w1 +float32\[8, 16\].* split \(data\+model\)\n", shown), shown
     assert re.search(r"\n  calls +int32.* Variable\n?$", shown, re.MULTILINE), shown
+
+
+def test_compiled_programs_are_kept_for_the_devices_that_they_run_on(found):
+    placed = [True, True, True]
+    assert found["executables"] == {
+        "mesh": placed,
+        "reversed": placed,
+        "fifth": placed,
+        "other key": True,
+    }
