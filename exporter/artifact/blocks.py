@@ -170,7 +170,7 @@ def _gathered(start: int, stop: int, small: deque[tuple[Extent, np.ndarray]]) ->
 
 
 def _buffers(sizes: Sequence[int]) -> Iterator[np.ndarray]:
-    """Memory for each of the sizes, neighbours out of one piece as long as that is not too large."""
+    """Memory for each of the sizes, that of neighbours out of one piece which is not too large."""
     aligned = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
     first = 0
     while first < len(sizes):

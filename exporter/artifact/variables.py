@@ -103,7 +103,8 @@ def write_variables(
         raise ArtifactError(
             f"the variables cannot be written: {_reason(error)}. Save to a disk with room for them."
         ) from error
-    _forget_place(folder / VARIABLES)
+    if jax.process_index() == 0:  # the others would write while the first digests
+        _forget_place(folder / VARIABLES)
 
 
 def _forget_place(folder: Path) -> None:
