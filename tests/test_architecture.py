@@ -156,7 +156,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ml_dtypes": ("signatures", "exporter"),
     "msgspec": ("exporter.artifact",),
     "blake3": ("exporter.artifact",),
-    "tensorstore": ("exporter.artifact.variables",),
+    "tensorstore": ("exporter.artifact.variables", "exporter.artifact.raw"),
     "jax": (
         "exporter.variable",
         "exporter.keys",
