@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import blake3
 import jax
-import msgspec
 import numpy as np
 
 from exporter.artifact.encoding import dim_of, spec_of
+from exporter.artifact.layout import digest_bytes
+from exporter.artifact.manifest import digest_of
 from exporter.artifact.records import ProgramRecord, replace
 from exporter.errors import IncompatibleRuntimeError
 from exporter.jax_internals import rebuild, shown_mesh
@@ -37,11 +37,10 @@ class Embedded:
     @cached_property
     def digest(self) -> str:
         """The same for the same values, and no other."""
-        hasher = blake3.blake3()
-        for value in map(np.asarray, self.values):
-            hasher.update(f"{value.dtype}{value.shape}".encode())
-            hasher.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-        return hasher.hexdigest()
+        arrays = [np.ascontiguousarray(value) for value in self.values]
+        types = [[str(array.dtype), list(array.shape)] for array in arrays]
+        contents = [digest_bytes(array.reshape(-1).view(np.uint8).data) for array in arrays]
+        return digest_of([types, contents])
 
 
 class LoadedProgram:
@@ -222,10 +221,8 @@ class LoadedProgram:
 
     @cached_property
     def _digest(self) -> str:
-        hasher = blake3.blake3(self.bytecode)
         plain = replace(self.record, file="", variables=[], updates=[], vjp=None, vjp_problem=None)
-        hasher.update(msgspec.json.encode(plain))
-        return hasher.hexdigest()
+        return digest_of([digest_bytes(self.bytecode), plain])
 
     @cached_property
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
