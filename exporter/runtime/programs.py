@@ -39,7 +39,7 @@ class Embedded:
         """The same for the same values, and no other."""
         arrays = [np.ascontiguousarray(value) for value in self.values]
         types = [[str(array.dtype), list(array.shape)] for array in arrays]
-        contents = [digest_bytes(array.reshape(-1).view(np.uint8).data) for array in arrays]
+        contents = [digest_bytes(array.tobytes()) for array in arrays]
         return digest_of([types, contents])
 
 
