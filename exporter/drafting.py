@@ -1,16 +1,18 @@
 """The functions of an artifact, gathered and lowered before anything is written."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 
 from exporter import choices, notices
 from exporter.artifact import encoding, records
-from exporter.artifact.layout import PROGRAMS
 from exporter.artifact.manifest import digest_of
+from exporter.artifact.programs import name_of
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
 from exporter.errors import LoweringError, OptionError, Problem, TracingError
 from exporter.progress import Progress, steps
@@ -112,6 +114,8 @@ class Draft:
     _paths: dict[object, str] = field(default_factory=dict)
     _known: dict[object, list[int]] = field(default_factory=dict)
     _numbered: dict[int, int] = field(default_factory=dict)
+    _names: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _files: set[str] = field(default_factory=set)
 
     def add_function(self, function: object, path: str) -> int:
         """A function with each type of arguments it is saved for. Gives its number."""
@@ -322,10 +326,10 @@ class Draft:
         """The number of a program of that name, differentiated so many times."""
         stem = re.sub(r"\W+", "_", name) or "function"
         end = ".vjp" * order
-        taken = {program.file for program in self.programs}
-        choices = (f"{stem}{f'-{n}' if n else ''}{end}" for n in range(len(taken) + 1))
-        files = (f"{PROGRAMS}/{choice}.mlirbc" for choice in choices)
-        file = next(file for file in files if file not in taken)
+        choices = (f"{stem}{f'-{n}' if n else ''}{end}" for n in count(self._names[stem, order]))
+        file = next(file for file in map(name_of, choices) if file not in self._files)
+        self._names[stem, order] += 1
+        self._files.add(file)
         self.programs.append(records.replace(record, file=file))
         self.bytecode.append(bytecode)
         return len(self.programs) - 1

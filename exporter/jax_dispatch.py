@@ -9,6 +9,8 @@
   for its own calls. When a field of it changes, so must `_fast_path`.
 - `jax._src.lib.xla_client`: the fingerprint of the devices and their drivers, which no public
   function tells. When it goes, the names of devices have to do.
+- `jax._src.lax.linalg`: makes the functions of LAPACK known to compiled programs that call them.
+  When it goes, lowering any call of them does the same.
 - `core.trace_state_clean`: whether anything is being traced, however deep.
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 import jax
 from jax._src import config, core, tree_util
 from jax._src.interpreters import pxla
+from jax._src.lax import linalg
 from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
 
 # What a call is run with: compiled code, and the arrays that it takes before those of the call.
@@ -39,6 +42,11 @@ def topology_fingerprint(devices: Sequence[jax.Device]) -> str:
         return str(xla_client.get_topology_for_devices(list(devices)).fingerprint())
     except (jax.errors.JaxRuntimeError, NotImplementedError):
         return ""
+
+
+def initialize_lapack() -> None:
+    """Look up the functions of LAPACK, for compiled programs that nobody lowers in this process."""
+    linalg.initialize_lapack()
 
 
 def is_jit_disabled() -> bool:

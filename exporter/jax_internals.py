@@ -6,11 +6,14 @@
   they go, those of the dialect will do by then.
 - `jax._src.interpreters.mlir`: a context that knows every dialect a module may use.
 - `jax._src.export._export`: the custom calls whose meaning JAX promises to keep. When it goes, a
-  list of our own takes its place.
+  list of our own takes its place. Also what makes the bytecode of an export, exchanged to have the
+  module itself, see `_modules_kept`. When it goes, the bytecode is read again.
 - `jax._src.interpreters.batching`: whether a traced array is one of many under `jax.vmap`, for a
   message. When it goes, JAX's own takes its place.
 - the trace that a traced array belongs to, and the one that is running: what a function leaves must
   be of the latter. When they go, functions that leave others are no longer refused by name.
+- `jax._src.interpreters.partial_eval`: a jaxpr becomes part of a trace as it is. When it goes, its
+  equations are traced one by one, which takes a third as long as tracing the user's code did.
 - `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
 - the dialect of Shardy, as `jaxlib` brings it: where a program is split over devices. JAX writes
   its operations into what it exports, and nobody promises that they stay readable, so constraints
@@ -19,42 +22,44 @@
   When it goes, so does the check.
 - `jax._src.lax.lax._convert_element_type`: no public function makes a restored array weakly typed
   again. When it goes, restored arrays are as firmly typed as any other.
-- `jax._src.lax.linalg`: makes the functions of LAPACK known to compiled programs that call them.
-  When it goes, lowering any call of them does the same.
-- `jax._src.lib.xla_client`: the fingerprint of the devices and their drivers, which no public
-  function tells. When it goes, the names of devices have to do.
 - the fields of `jax.export.Exported`: bytecode from another release is called by putting it into
   an export of the running one. When that ends, jaxlib calls portable artifacts itself.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jax._src import core, source_info_util
 from jax._src.export import _export
 from jax._src.interpreters import batching, mlir
-from jax._src.lax import lax, linalg
-from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
+from jax._src.interpreters import partial_eval as pe
+from jax._src.lax import lax
+from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be exported
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import func, sdy, stablehlo
 
 from exporter.errors import InconclusiveSizesError
-from signatures.dtypes import KeyType
+from signatures.dtypes import DType, KeyType
 from signatures.spec import Dim, TensorSpec, storage_shape
+
+if TYPE_CHECKING:  # it brings more of JAX than loading a model needs: 17 ms of it
+    import jax.extend.core
 
 # The custom calls whose meaning JAX promises to keep.
 STABLE_CUSTOM_CALLS = frozenset(_export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE)
@@ -72,50 +77,116 @@ def newest_stablehlo() -> str:
     return str(stablehlo.get_current_version())
 
 
-def topology_fingerprint(devices: Sequence[jax.Device]) -> str:
-    """What the compiler knows of devices, in short, or no text where a backend does not tell it.
-
-    It is the same in every process that sees the same devices by the same drivers. Of a CPU it
-    covers the instructions that the compiler uses.
-    """
-    try:
-        return str(xla_client.get_topology_for_devices(list(devices)).fingerprint())
-    except (jax.errors.JaxRuntimeError, NotImplementedError):
-        return ""
+# A program of StableHLO in memory.
+Module = ir.Module
 
 
-def initialize_lapack() -> None:
-    """Look up the functions of LAPACK, for compiled programs that nobody lowers in this process."""
-    linalg.initialize_lapack()
-
-
-def portable_bytecode(text: str, target: str) -> bytes:
+def portable_bytecode(module: Module, target: str) -> bytes:
     """A module as portable bytecode of one StableHLO version.
 
     Raises:
       ValueError: if that version cannot express the program.
     """
     try:
-        return bytes(_jax.mlir.serialize_portable_artifact(text, target, True))
+        with module.context:
+            return bytes(_jax.mlir.serialize_portable_artifact(module, target, True))
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(str(error).splitlines()[0]) from error
 
 
-def module_text(exported: export.Exported, *, keep_locations: bool) -> str:
-    """The module of an export as text that `portable_bytecode` takes.
+def exported_module(
+    make: Callable[[], export.Exported], *, keep_locations: bool
+) -> tuple[export.Exported, Module]:
+    """What JAX exports, and its module as it is to be written: for other releases and any mesh.
 
     Args:
-      exported: what JAX exported.
+      make: makes the export, of a function that was traced already: loaded functions, which make
+        exports of their own, are called while others are traced.
       keep_locations: whether each operation still says which line of which file it came from.
     """
+    with _modules_kept() as kept:
+        exported = make()
+    module = kept[0] if kept else _read(exported.mlir_module_serialized)
+    with module.context:
+        is_plain = _is_plain(module)
+    if not is_plain:
+        # On the way to bytecode JAX says in StableHLO what other dialects mean.
+        module = _read(_to_bytecode(module)) if kept else module
+        with module.context:
+            _call_new_composites(module)
+            _forget_meshes(module)
+    if not keep_locations:
+        with module.context:
+            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+    return exported, module
+
+
+@contextmanager
+def _modules_kept() -> Iterator[list[Module]]:
+    """Within the block, this thread's exports have no bytecode, and their modules are in the list.
+
+    The bytecode would be of a newer version than ours is to be. Making it and reading it again
+    takes a quarter of the time of an export.
+    """
+    kept: list[Module] = []
+    thread = threading.get_ident()
+
+    def keep(module: Module) -> bytes:
+        if threading.get_ident() != thread:
+            return _to_bytecode(module)
+        kept.append(module)
+        return b""
+
+    private: Any = _export
+    private._module_to_bytecode = keep
+    try:
+        yield kept
+    finally:
+        private._module_to_bytecode = _to_bytecode
+
+
+_to_bytecode: Callable[[Module], bytes] = _export._module_to_bytecode
+
+
+def _read(bytecode: bytes) -> Module:
     with mlir.make_ir_context():
-        module = _jax.mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
-        _call_new_composites(module)
-        _forget_meshes(module)
-        if keep_locations:
-            return str(module.operation.get_asm(enable_debug_info=True))
-        passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
-        return mlir.module_to_string(module)
+        module: Module = _jax.mlir.deserialize_portable_artifact(bytecode)
+        return module
+
+
+# The dialects of modules that are written as they are.
+_PLAIN = frozenset({"builtin", "func", "stablehlo"})
+
+# Operations that JAX writes as several of StableHLO, whatever the version that is asked for. The
+# others of their dialect become composites, in this release or another.
+_SPELLED_OUT = frozenset(
+    f"chlo.{name}"
+    for name in ("atan", "bessel_i1e", "digamma", "erf_inv", "lgamma", "next_after", "square")
+)
+
+
+def _is_plain(module: Module) -> bool:
+    """Whether a module has neither operations that readers may lack, nor anything of meshes."""
+    found = _operations(module).keys() - _SPELLED_OUT
+    if "stablehlo.composite" in found or not _dialects(found) <= _PLAIN:
+        return False
+    return b"sdy" not in mlir.module_to_bytecode(module)  # names stand in bytecode as they are
+
+
+def _operations(module: Module) -> dict[str, list[ir.Operation]]:
+    """All operations of a module by name, in order."""
+    found: dict[str, list[ir.Operation]] = {}
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        found.setdefault(operation.name, []).append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
+def _dialects(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
 
 
 # The composite operations that the oldest JAX we support knows.
@@ -129,15 +200,8 @@ def _call_new_composites(module: ir.Module) -> None:
     back on the function where they do not know the operation, but not for named axes: their sizes
     are refined everywhere but there.
     """
-    found = []
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        is_composite = operation.name == "stablehlo.composite"
-        if is_composite and _text(operation, "name") not in _KNOWN_COMPOSITES:
-            found.append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
+    composites = _operations(module).get("stablehlo.composite", ())
+    found = [one for one in composites if _text(one, "name") not in _KNOWN_COMPOSITES]
     for operation in found:
         with ir.InsertionPoint(operation), operation.location:
             results = [result.type for result in operation.results]
@@ -148,7 +212,7 @@ def _call_new_composites(module: ir.Module) -> None:
         operation.erase()
 
 
-def joined_text(texts: Sequence[str]) -> str:
+def joined(modules: Sequence[Module]) -> Module:
     """One module that runs the first of these on the first platform, and so on.
 
     JAX lowers every branch of `jax.lax.platform_dependent` for every platform of a module, so that
@@ -156,16 +220,16 @@ def joined_text(texts: Sequence[str]) -> str:
     do not, and their main functions take and return the same.
     """
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
-        modules = [ir.Module.parse(text) for text in texts]
-        for number, module in enumerate(modules):
+        copies = [ir.Module.parse(mlir.module_to_bytecode(module)) for module in modules]
+        for number, module in enumerate(copies):
             _rename_symbols(module, f"_{number}")
-        whole, *others = modules
+        whole, *others = copies
         for other in others:
             for operation in list(other.body.operations):
                 operation.operation.detach_from_parent()
                 whole.body.append(operation)
-        _add_dispatch(whole, [f"main_{number}" for number in range(len(texts))])
-        return mlir.module_to_string(whole)
+        _add_dispatch(whole, [f"main_{number}" for number in range(len(copies))])
+        return whole
 
 
 def _rename_symbols(module: ir.Module, suffix: str) -> None:
@@ -221,29 +285,29 @@ def _forget_meshes(module: ir.Module) -> None:
     A module that computes on the shard of each device (`jax.shard_map`) keeps its mesh: it is a
     program for that many devices.
     """
-    found = _by_name(module, "sdy.manual_computation", "sdy.sharding_constraint", "sdy.mesh")
-    if found["sdy.manual_computation"]:
+    found = _operations(module)
+    if "sdy.manual_computation" in found:
         return
     # With explicit axes JAX constrains every array to what its type says. The types of arrays that
     # nobody splits say that they are whole, which the user did not ask for.
-    has_typed = _forget_types(module)
-    for operation in found["sdy.sharding_constraint"]:
+    has_typed = _forget_types(found.get("func.func", ()))
+    for operation in found.get("sdy.sharding_constraint", ()):
         value = operation.operands[0]
         spec = _spec_of(sdy.TensorShardingAttr(operation.attributes["sharding"]))
         if spec is not None and (any(spec) or not has_typed):
             value = _marked(module, operation, json.dumps(spec, separators=(",", ":")))
         operation.results[0].replace_all_uses_with(value)
         operation.erase()
-    for operation in found["sdy.mesh"]:
+    for operation in found.get("sdy.mesh", ()):
         operation.erase()
     count = ir.IntegerAttr.get(ir.IntegerType.get_signless(32, module.context), 1)
     module.operation.attributes["mhlo.num_partitions"] = count
 
 
-def _forget_types(module: ir.Module) -> bool:
+def _forget_types(functions: Iterable[ir.Operation]) -> bool:
     """Drop what the types of arguments and results say of shardings; whether there was any."""
     found = False
-    for function in _by_name(module, "func.func")["func.func"]:
+    for function in functions:
         for field in ("arg_attrs", "res_attrs"):
             if field in function.attributes:
                 kept = []
@@ -251,8 +315,8 @@ def _forget_types(module: ir.Module) -> bool:
                     names = [one[position].name for position in range(len(one))]
                     found = found or "sdy.sharding" in names
                     rest = {name: one[name] for name in names if name != "sdy.sharding"}
-                    kept.append(ir.DictAttr.get(rest, module.context))
-                function.attributes[field] = ir.ArrayAttr.get(kept, module.context)
+                    kept.append(ir.DictAttr.get(rest, function.context))
+                function.attributes[field] = ir.ArrayAttr.get(kept, function.context)
     return found
 
 
@@ -292,15 +356,15 @@ def _marked(module: ir.Module, operation: ir.Operation, spec: str) -> ir.OpResul
     return composite.result
 
 
-def _constraints(module: ir.Module) -> list[tuple[ir.Operation, Spec]]:
-    """The composites of a module that stand for sharding constraints.
+def _constraints(composites: Iterable[ir.Operation]) -> list[tuple[ir.Operation, Spec]]:
+    """The composites that stand for sharding constraints.
 
     Raises:
       ValueError: if one says something else.
     """
     return [
         (operation, _spec_in(operation))
-        for operation in _by_name(module, "stablehlo.composite")["stablehlo.composite"]
+        for operation in composites
         if _text(operation, "name") == CONSTRAINT
     ]
 
@@ -335,7 +399,8 @@ def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:
         module = _jax.mlir.deserialize_portable_artifact(bytecode)
         axes = [sdy.MeshAxisAttr.get(name, size) for name, size in mesh.items()]
         inlined = sdy.MeshAttr.get(axes)
-        for operation, spec in _constraints(module):
+        composites = _operations(module).get("stablehlo.composite", ())
+        for operation, spec in _constraints(composites):
             value = operation.operands[len(operation.operands) - 1]
             if mesh and {name for part in spec for name in part or ()} <= mesh.keys():
                 parts = [
@@ -349,21 +414,18 @@ def _constrained(bytecode: bytes, mesh: Mapping[str, int]) -> bytes:
                     value = sdy.ShardingConstraintOp(value, sharding).result
             operation.results[0].replace_all_uses_with(value)
             operation.erase()
-        return portable_bytecode(mlir.module_to_string(module), newest_stablehlo())
+        return portable_bytecode(module, newest_stablehlo())
 
 
-def _mesh_of(module: ir.Module) -> tuple[tuple[str, int], ...]:
-    """The axes, with their sizes, of the mesh that a module computes on shard by shard, if any.
+def _mesh_of(declared: Iterable[ir.Operation]) -> tuple[tuple[str, int], ...]:
+    """The axes, with their sizes, of the mesh that a module computes on shard by shard.
 
     Raises:
       ValueError: if there is more than one.
     """
-    found = _by_name(module, "sdy.manual_computation", "sdy.mesh")
-    if not found["sdy.manual_computation"]:
-        return ()
     meshes = {
         tuple((str(axis.name), int(axis.size)) for axis in map(sdy.MeshAxisAttr, mesh.axes))
-        for mesh in (sdy.MeshAttr(one.attributes["mesh"]) for one in found["sdy.mesh"])
+        for mesh in (sdy.MeshAttr(one.attributes["mesh"]) for one in declared)
     }
     if len(meshes) != 1:
         shown = " and ".join(sorted(shown_mesh(dict(mesh)) for mesh in meshes))
@@ -374,19 +436,6 @@ def _mesh_of(module: ir.Module) -> tuple[tuple[str, int], ...]:
 def shown_mesh(mesh: Mapping[str, int]) -> str:
     """A mesh for messages: `x=4, y=2`."""
     return ", ".join(f"{name}={size}" for name, size in mesh.items())
-
-
-def _by_name(module: ir.Module, *names: str) -> dict[str, list[ir.Operation]]:
-    """The operations of a module that have one of the names, in order."""
-    found: dict[str, list[ir.Operation]] = {name: [] for name in names}
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name in found:
-            found[operation.name].append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    return found
 
 
 # With these bytes MLIR bytecode begins.
@@ -403,6 +452,7 @@ class ProgramFacts:
       gives: the types of what its main function returns.
       mesh_axes: the mesh axes that its sharding constraints name, sorted.
       mesh: the axes, with their sizes, of the mesh that it computes on shard by shard, if any.
+      has_composites: whether it has operations that are also written as others.
     """
 
     custom_calls: tuple[str, ...]
@@ -410,6 +460,7 @@ class ProgramFacts:
     gives: tuple[str, ...]
     mesh_axes: tuple[str, ...]
     mesh: tuple[tuple[str, int], ...]
+    has_composites: bool
 
 
 # The dialects of a portable program. The operations of any other could do anything.
@@ -422,39 +473,75 @@ def program_facts(bytecode: bytes) -> ProgramFacts:
     Raises:
       ValueError: if the bytes are not a portable program that this JAX can read.
     """
-    if not bytecode.startswith(_BYTECODE):
-        raise ValueError("it is not MLIR bytecode.")
-    calls: set[str] = set()
-    foreign: set[str] = set()
+    return ProgramReader().facts(bytecode)
 
-    def visit(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name.partition(".")[0] not in _DIALECTS:
-            foreign.add(operation.name)
-        if operation.name == "stablehlo.custom_call":
-            calls.add(_text(operation, "call_target_name"))
-        return ir.WalkResult.ADVANCE
 
-    with mlir.make_ir_context():
-        try:
-            module = _jax.mlir.deserialize_portable_artifact(bytecode)
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
-            raise ValueError(str(error).splitlines()[0]) from error
-        module.operation.walk(visit)
+class ProgramReader:
+    """Reads programs that belong together in one context: to make one takes longer than most."""
+
+    @cached_property
+    def _context(self) -> ir.Context:
+        return mlir.make_ir_context()
+
+    def facts(self, bytecode: bytes) -> ProgramFacts:
+        """See `program_facts`. A program that was read before is not read again."""
+        key = hashlib.sha256(bytecode).digest()
+        found = _known_facts.get(key)
+        if found is None:
+            found = self._read(bytecode)
+            if len(_known_facts) >= _MAX_KNOWN:
+                _known_facts.clear()
+            _known_facts[key] = found
+        return found
+
+    def _read(self, bytecode: bytes) -> ProgramFacts:
+        if not bytecode.startswith(_BYTECODE):
+            raise ValueError("it is not MLIR bytecode.")
+        with self._context:
+            try:
+                module = _jax.mlir.deserialize_portable_artifact(bytecode)
+            except (jax.errors.JaxRuntimeError, ValueError) as error:
+                raise ValueError(str(error).splitlines()[0]) from error
+            return _facts(module, frozenset())
+
+
+_known_facts: dict[bytes, ProgramFacts] = {}
+_MAX_KNOWN = 4096
+
+
+def module_facts(module: Module) -> ProgramFacts:
+    """The same of a program in memory that is yet to be written.
+
+    Raises:
+      ValueError: if it is no portable program.
+    """
+    return _facts(module, _SPELLED_OUT)
+
+
+def _facts(module: Module, others: frozenset[str]) -> ProgramFacts:
+    """The facts of a module that may have some other operations than those of the dialects."""
+    with module.context:
+        found = _operations(module)
+        names = found.keys() - others
+        foreign = [name for name in names if not _dialects((name,)) <= _DIALECTS]
         if foreign:
-            names = ", ".join(map(repr, sorted(foreign)))
-            raise ValueError(f"it has operations that are not StableHLO: {names}.")
+            shown = ", ".join(map(repr, sorted(foreign)))
+            raise ValueError(f"it has operations that are not StableHLO: {shown}.")
+        calls = {_text(call, "call_target_name") for call in found.get("stablehlo.custom_call", ())}
         functions = [one for one in module.operation.regions[0].blocks[0] if _is_function(one)]
         mains = [one for one in functions if _text(one.operation, "sym_name") == "main"]
         if len(mains) != 1:
             raise ValueError(f"it has {len(mains)} main functions.")
         kind = ir.FunctionType(ir.TypeAttr(mains[0].attributes["function_type"]).value)
-        named = (part or () for _, spec in _constraints(module) for part in spec)
+        composites = found.get("stablehlo.composite", ())
+        named = (part or () for _, spec in _constraints(composites) for part in spec)
         return ProgramFacts(
             tuple(sorted(calls)),
             tuple(map(str, kind.inputs)),
             tuple(map(str, kind.results)),
             tuple(sorted({name for names in named for name in names})),
-            _mesh_of(module),
+            _mesh_of(found.get("sdy.mesh", ())) if "sdy.manual_computation" in found else (),
+            bool(composites),
         )
 
 
@@ -462,19 +549,17 @@ def _is_function(operation: ir.OpView) -> bool:
     return str(operation.operation.name) == "func.func"
 
 
-def tensor_types(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
-    """The types of arrays of a program as MLIR writes them: `tensor<?x3xf32>`."""
+def tensor_type(shape: Sequence[int | str], dtype: DType) -> str:
+    """The type of an array of a program as MLIR writes it: `tensor<?x3xf32>`."""
+    parts = [str(axis) if isinstance(axis, int) else "?" for axis in shape]
+    parts += [str(dtype.words), "ui32"] if isinstance(dtype, KeyType) else [_element(dtype)]
+    return f"tensor<{'x'.join(parts)}>"
+
+
+@cache
+def _element(dtype: np.dtype[np.generic]) -> str:
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
-        return tuple(map(_tensor_type, specs))
-
-
-def _tensor_type(spec: TensorSpec) -> str:
-    key = spec.dtype if isinstance(spec.dtype, KeyType) else None
-    dtype = np.dtype(np.uint32) if isinstance(spec.dtype, KeyType) else spec.dtype
-    axes = (*(spec.shape or ()), *((key.words,) if key else ()))
-    free = ir.ShapedType.get_dynamic_size()
-    sizes = [axis if isinstance(axis, int) else free for axis in axes]
-    return str(ir.RankedTensorType.get(sizes, mlir.dtype_to_ir_type(dtype)))
+        return str(mlir.dtype_to_ir_type(dtype))
 
 
 def is_of_this_trace(array: object) -> bool:
@@ -482,12 +567,31 @@ def is_of_this_trace(array: object) -> bool:
     return not isinstance(array, jax.core.Tracer) or array._trace is core.trace_ctx.trace
 
 
+def evaluated(
+    jaxpr: "jax.extend.core.ClosedJaxpr",
+    arrays: Sequence[jax.Array | None],
+    *,
+    keep_locations: bool = False,
+) -> list[jax.Array]:
+    """What a jaxpr returns. Arrays that it does not use may be `None`.
+
+    Where JAX traces for `jax.jit` or `jax.export`, the equations are copied and not traced anew.
+    They then come from the line that copies them, unless their own locations are to be kept.
+    """
+    trace = core.trace_ctx.trace
+    if keep_locations or not isinstance(trace, pe.DynamicJaxprTrace):
+        return list(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *arrays))
+    source = source_info_util.current()
+    tracers: list[Any] = [None if a is None else trace.to_jaxpr_tracer(a, source) for a in arrays]
+    return list(pe.inline_jaxpr_into_trace(trace, source, jaxpr.jaxpr, jaxpr.consts, *tracers))
+
+
 def is_mapped(array: object) -> bool:
     """Whether an array stands for one element of those that `jax.vmap` maps over."""
     return isinstance(array, batching.BatchTracer)
 
 
-def user_lines(equation: jax.extend.core.JaxprEqn) -> tuple[str | None, str | None]:
+def user_lines(equation: "jax.extend.core.JaxprEqn") -> tuple[str | None, str | None]:
     """The file and line that an equation came from: in the user's own code, and in any but JAX."""
     frames = list(source_info_util.user_frames(equation.source_info.traceback))
     own = [frame for frame in frames if is_users(frame.file_name)]
@@ -498,7 +602,7 @@ def _line_of(frames: Sequence[source_info_util.Frame]) -> str | None:
     return f"{frames[0].file_name}:{frames[0].start_line}" if frames else None
 
 
-def passes_through(equation: jax.extend.core.JaxprEqn, package: str) -> bool:
+def passes_through(equation: "jax.extend.core.JaxprEqn", package: str) -> bool:
     """Whether an equation was made by the code of an installed package."""
     frames = source_info_util.user_frames(equation.source_info.traceback)
     return any(package in Path(frame.file_name).parts for frame in frames)

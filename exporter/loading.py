@@ -9,11 +9,12 @@ import jax
 
 from exporter import choices
 from exporter.artifact import records
-from exporter.artifact.layout import VARIABLES, inside
+from exporter.artifact.layout import VARIABLES
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
+from exporter.artifact.programs import read_program
 from exporter.artifact.variables import read_variables
-from exporter.errors import ArtifactError, ArtifactNotFoundError
+from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
 from exporter.runtime.compat import check_program, check_runtime, check_tags
 from exporter.runtime.compiling import Compiler
@@ -103,9 +104,12 @@ def _load(
         skipped = f"{VARIABLES}/" if skip_variables else None
         verify_files(folder, [one for one in manifest.files if not _is_below(one.path, skipped)])
     check_runtime(manifest, folder)
-    bytecode = [
-        _read_program(folder, record, manifest, custom_calls) for record in manifest.programs
-    ]
+    sizes = {file.path: file.size for file in manifest.files}
+    bytecode, reader = [], ProgramReader()
+    for record in manifest.programs:
+        bytecode.append(read_program(folder, record.file, sizes))
+        file = folder / record.file
+        check_program(bytecode[-1], file, record, manifest.variables, custom_calls, reader=reader)
     placement = place(manifest.variables)
     if skip_variables:
         variables = [_without_value(record) for record in manifest.variables]
@@ -141,21 +145,3 @@ def _without_value(record: records.VariableRecord) -> Variable:
         collection=record.collection,
         label="/".join(record.key),
     )
-
-
-def _read_program(
-    folder: Path,
-    record: records.ProgramRecord,
-    manifest: records.Manifest,
-    custom_calls: Sequence[str],
-) -> bytes:
-    file = inside(folder, record.file)
-    size = next(one.size for one in manifest.files if one.path == record.file)
-    if not file.is_file():
-        raise ArtifactNotFoundError(f"{file} is missing, or is not a file.")
-    with file.open("rb") as stream:
-        bytecode = stream.read(size + 1)
-    if len(bytecode) != size:
-        raise ArtifactError(f"{file} has another size than the {size:,} bytes it was saved with.")
-    check_program(bytecode, file, record, manifest.variables, custom_calls)
-    return bytecode

@@ -105,6 +105,8 @@ def take(calls: Sequence[Call], draft: Draft, progress: Progress | None) -> Iter
     Raises:
       OptionError: if the inputs of a sample do not fit.
     """
+    if not calls:
+        return
     rehearsal = Rehearsal(draft)
     for number, call in enumerate(steps(calls, "sampling", progress)):
         concrete, values = _bound(call, draft)

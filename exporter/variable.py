@@ -8,12 +8,12 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.errors import StateError, UntrackedVariableError
@@ -35,6 +35,13 @@ class _Reach(frozenset[int]):
     """
 
     level: object
+
+
+def _trace() -> object:
+    """The trace that is running. Nobody who only loads a model asks."""
+    from jax.extend.core import get_opaque_trace_state  # its package takes 17 ms to import
+
+    return get_opaque_trace_state()
 
 
 # What may be used now. Outside of a trace it is None and every variable may be used.
@@ -138,13 +145,13 @@ class Variable(NDArrayOperatorsMixin):
 
     def _check_level(self) -> None:
         reach = _in_reach.get()
-        if reach is not None and id(self) in reach and reach.level != get_opaque_trace_state():
+        if reach is not None and id(self) in reach and reach.level != _trace():
             raise StateError(f"{self._title()} is assigned {INNER}")
 
     def _may_be_traced(self) -> bool:
         """Whether a traced array, assigned now, would not outlive its trace."""
         if self._home is not None:
-            return bool(self._home == get_opaque_trace_state())
+            return bool(self._home == _trace())
         return isinstance(self._value, jax.core.Tracer) or self._made_in is not None
 
     def _converted(self, new: object) -> object:
@@ -301,7 +308,7 @@ def _kept_in_place(new: jax.Array, old: jax.Array) -> jax.Array:
 def only(variables: frozenset[int]) -> Iterator[None]:
     """Within the block, a function may use these variables (by identity) and new ones only."""
     reach = _Reach(variables)
-    reach.level = get_opaque_trace_state()
+    reach.level = _trace()
     token = _in_reach.set(reach)
     try:
         yield
@@ -335,16 +342,23 @@ def without_value(
     label: str,
 ) -> Variable:
     """A variable that has a type and is yet to be given its value. Using it is an error."""
-    empty = jnp.zeros((0,))
-    made = Variable(empty, trainable, name, collection=collection, label=label)
-    plain = jax.ShapeDtypeStruct(storage_shape(tuple(shape), dtype), _plain(dtype))
+    made = Variable(_nothing(), trainable, name, collection=collection, label=label)
     # Its type stands where its value will be.
-    made._value = jax.eval_shape(lambda array: from_words(array, dtype), plain)  # noqa: SLF001  # this file's own
+    made._value = cast(Any, _type_of(tuple(shape), dtype))  # noqa: SLF001  # this file's own
     return made
 
 
-def _plain(dtype: DType) -> np.dtype[np.generic]:
-    return np.dtype(np.uint32) if isinstance(dtype, KeyType) else dtype
+@cache
+def _nothing() -> jax.Array:
+    return jnp.zeros((0,))
+
+
+def _type_of(shape: tuple[int, ...], dtype: DType) -> jax.ShapeDtypeStruct:
+    if not isinstance(dtype, KeyType):
+        return jax.ShapeDtypeStruct(shape, dtype)
+    words = jax.ShapeDtypeStruct(storage_shape(shape, dtype), np.uint32)
+    found: jax.ShapeDtypeStruct = jax.eval_shape(lambda array: from_words(array, dtype), words)
+    return found
 
 
 def check_values(variables: Iterable[Variable]) -> None:
@@ -413,7 +427,7 @@ def local_copy(variable: Variable, values: Mapping[Variable, object]) -> Variabl
         collection=variable.collection,
         label=variable._label,  # noqa: SLF001  # this file's own
     )
-    made._home = get_opaque_trace_state()  # noqa: SLF001  # this file's own
+    made._home = _trace()  # noqa: SLF001  # this file's own
     made._is_donated = variable._is_donated  # noqa: SLF001  # this file's own
     held = variable._value  # noqa: SLF001  # this file's own
     if variable in values:

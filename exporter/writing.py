@@ -11,6 +11,7 @@ from pathlib import Path
 from exporter.artifact import assets, encoding, records
 from exporter.artifact.layout import MANIFEST, PROGRAMS, SAMPLES, digest_bytes, record_files
 from exporter.artifact.manifest import digest_of, encode
+from exporter.artifact.programs import packed
 from exporter.artifact.samples import Sample
 from exporter.artifact.variables import values_id, variable_record, write_variables
 from exporter.drafting import Draft
@@ -94,7 +95,7 @@ def write(folder: Path, contents: Contents, progress: Progress | None) -> None:
 
 def _program_files(draft: Draft) -> list[tuple[str, bytes]]:
     records_and_code = zip(draft.programs, draft.bytecode, strict=True)
-    return [(record.file, bytecode) for record, bytecode in records_and_code]
+    return [(record.file, packed(record.file, code)) for record, code in records_and_code]
 
 
 def _write_files(folder: Path, name: str, files: Sequence[tuple[str, bytes]]) -> None:

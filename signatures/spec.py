@@ -287,19 +287,23 @@ def _as_tuple(shape: object) -> tuple[object, ...]:
 def _axes(given: Sequence[object], dtype: DType) -> tuple[Axis, ...]:
     axes: list[Axis] = []
     for position, axis in enumerate(given):
-        shown = ", ".join(str(one.name if isinstance(one, Dim) else one) for one in given)
-        where = f"axis {position} of {dtype_name(dtype)}[{shown if len(shown) <= 60 else '...'}]"
         try:
             found = _axis(axis)
         except SpecError as error:
-            raise SpecError(f"{where}: {error}") from error
+            raise SpecError(f"{_where(position, given, dtype)}: {error}") from error
         if isinstance(found, int) and not 0 <= found <= MAX_NUMBER:
             raise SpecError(
-                f"{where} has size {found}. Sizes are from 0 to 2**63 - 1; for any size, write "
-                "None."
+                f"{_where(position, given, dtype)} has size {found}. Sizes are from 0 to "
+                "2**63 - 1; for any size, write None."
             )
         axes.append(found)
     return tuple(axes)
+
+
+def _where(position: int, given: Sequence[object], dtype: DType) -> str:
+    """An axis for a message."""
+    shown = ", ".join(str(one.name if isinstance(one, Dim) else one) for one in given)
+    return f"axis {position} of {dtype_name(dtype)}[{shown if len(shown) <= 60 else '...'}]"
 
 
 def _axis(axis: object) -> Axis:

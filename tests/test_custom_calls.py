@@ -109,9 +109,9 @@ def test_a_native_function_that_the_reader_does_not_name_is_refused(named, tmp_p
     with pytest.raises(UnsafeProgramError) as caught:
         exporter.load(tmp_path / "m", custom_calls=named)
     assert str(caught.value) == (
-        f"{tmp_path}/m/programs/twice.mlirbc calls native code that is not on the list of stable "
-        f"custom calls: '{TARGET}'. It is not loaded. If you trust it, and this process has that "
-        f"code, say so: exporter.load(path, custom_calls=('{TARGET}',))."
+        f"{tmp_path}/m/programs/twice.mlirbc.gz calls native code that is not on the list of "
+        f"stable custom calls: '{TARGET}'. It is not loaded. If you trust it, and this process "
+        f"has that code, say so: exporter.load(path, custom_calls=('{TARGET}',))."
     )
 
 

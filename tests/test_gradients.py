@@ -305,10 +305,10 @@ def test_the_same_through_vjp_linearize_and_signatures(loaded, original):
 def test_an_output_without_a_gradient_needs_no_program_of_it(folder, loaded):
     assert jax.grad(lambda x: loaded.best(x).sum() * x.sum())(X).shape == X.shape
     records = {record.file: record for record in loaded.manifest.programs}
-    assert records["programs/best.mlirbc"].vjp is None
-    assert records["programs/best.mlirbc"].vjp_problem is None
-    assert "programs/best.vjp.mlirbc" not in records
-    assert "programs/dense.vjp.mlirbc" in records
+    assert records["programs/best.mlirbc.gz"].vjp is None
+    assert records["programs/best.mlirbc.gz"].vjp_problem is None
+    assert "programs/best.vjp.mlirbc.gz" not in records
+    assert "programs/dense.vjp.mlirbc.gz" in records
 
 
 def test_a_function_of_variables_alone_has_gradients(loaded):

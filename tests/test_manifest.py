@@ -2,6 +2,7 @@
 
 import copy
 import enum
+import gzip
 import json
 import math
 import random
@@ -235,7 +236,10 @@ def test_names_outside_of_ascii_have_the_digest_that_the_format_says(tmp_path):
 
 def test_the_id_of_the_programs_is_what_the_format_says(artifact, document):
     parts = [document[k] for k in ("signatures", "functions", "concrete_functions", "programs")]
-    files = [(artifact / program["file"]).read_bytes() for program in document["programs"]]
+    files = [
+        gzip.decompress((artifact / program["file"]).read_bytes())
+        for program in document["programs"]
+    ]
     parts += [document["nodes"], [blake3.blake3(data).hexdigest() for data in files]]
     assert document["content"]["programs"] == digest([digest(part) for part in parts])
 

@@ -132,9 +132,9 @@ def test_a_function_that_computes_shard_by_shard_runs_on_its_mesh(found):
     assert seen["shards"] == ["None", "model"]
     assert seen["shards equal"]
     assert seen["programs"] == {
-        "programs/split.mlirbc": [["data"], []],
-        "programs/whole.mlirbc": [[], []],
-        "programs/shards.mlirbc": [[], [["data", 4], ["model", 2]]],
+        "programs/split.mlirbc.gz": [["data"], []],
+        "programs/whole.mlirbc.gz": [[], []],
+        "programs/shards.mlirbc.gz": [[], [["data", 4], ["model", 2]]],
     }
 
 

@@ -207,7 +207,7 @@ def test_what_is_left_out_is_not_read(saved, tmp_path):
     copy = shutil.copytree(saved, tmp_path / "m")
     part = exporter.load(saved, only="plain").manifest
     kept = {file.path for file in part.files}
-    assert kept == {"programs/plain.mlirbc"}
+    assert kept == {"programs/plain.mlirbc.gz"}
     for path in copy.rglob("*"):
         if path.is_file() and path.relative_to(copy).as_posix() not in {*kept, "saved_model.json"}:
             path.unlink()

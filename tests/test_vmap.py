@@ -252,7 +252,7 @@ def test_what_maps_a_loaded_function_can_be_saved(loaded, reload):
 
 def test_the_manifest_names_the_dimension_of_independent_rows(loaded):
     rows = {record.file: record.row_wise for record in loaded.manifest.programs}
-    assert {file[9:-7]: name for file, name in rows.items() if ".vjp" not in file} == {
+    assert {file[9:-10]: name for file, name in rows.items() if ".vjp" not in file} == {
         "dense": "batch",
         "several": "batch",
         "unnamed": "_1",
@@ -263,5 +263,5 @@ def test_the_manifest_names_the_dimension_of_independent_rows(loaded):
         "counted": None,
         "remember": None,
     }
-    assert rows["programs/unnamed.vjp.mlirbc"] == "_1"
-    assert rows["programs/dense.vjp.mlirbc"] is None
+    assert rows["programs/unnamed.vjp.mlirbc.gz"] == "_1"
+    assert rows["programs/dense.vjp.mlirbc.gz"] is None

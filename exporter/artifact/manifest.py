@@ -56,7 +56,8 @@ def encode(manifest: Manifest) -> bytes:
       ArtifactError: if no reader would take it.
     """
     document = msgspec.to_builtins(manifest)
-    data = json.dumps({"digest": _digest(document), **document}, indent=1).encode() + b"\n"
+    compact = msgspec.json.encode({"digest": _digest(document), **document})
+    data = msgspec.json.format(compact, indent=1) + b"\n"
     if len(data) > MAX_MANIFEST_BYTES:
         raise ArtifactError(
             f"the manifest would have {len(data):,} bytes, and readers take {MAX_MANIFEST_BYTES:,} "

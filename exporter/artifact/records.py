@@ -16,7 +16,7 @@ FORMAT = "jax-exporter"
 # The ledger of format versions.
 #   1  the first. Read by every release.
 #   2  derivatives, independent rows, meshes, assets, samples, aliases, tags and metadata; names on
-#      dicts and tuples; more kinds of random keys. Read since 0.2.
+#      dicts and tuples; more kinds of random keys; compressed programs. Read since 0.2.
 FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 1
 

@@ -14,7 +14,7 @@ class StoredProgram:
 
     Attributes:
       record: as in the manifest it came from, its numbers of variables without meaning here.
-      bytecode: the content of its file.
+      bytecode: its code.
       variables: the boxes of what it takes before the inputs, known by identity.
       updates: what it returns anew before the outputs.
       call: the program on flat plain arrays, the variables first. It donates none of them.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import encoding, records
-from exporter.runtime.binding import Binder
+from exporter.runtime.bound import Binder
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.functions import LoadedFunction, LoadedSignature

@@ -11,12 +11,12 @@ from exporter.artifact.records import Manifest, PlainTensorRecord, ProgramRecord
 from exporter.errors import ArtifactError, IncompatibleRuntimeError, UnsafeProgramError
 from exporter.jax_internals import (
     STABLE_CUSTOM_CALLS,
+    ProgramReader,
     newest_stablehlo,
-    program_facts,
     shown_mesh,
-    tensor_types,
+    tensor_type,
 )
-from signatures.spec import TensorSpec
+from signatures.dtypes import as_dtype
 
 
 def check_runtime(manifest: Manifest, folder: object) -> None:
@@ -82,6 +82,8 @@ def check_program(
     record: ProgramRecord,
     variables: Sequence[VariableRecord],
     vouched: Sequence[str] = (),
+    *,
+    reader: ProgramReader,
 ) -> None:
     """Refuse a program that calls unknown native code, or is another one than the manifest says.
 
@@ -91,13 +93,14 @@ def check_program(
       record: what the manifest says of it.
       variables: all variables of the manifest.
       vouched: the native functions that the caller vouches for.
+      reader: reads it.
 
     Raises:
       UnsafeProgramError: naming the file and what it calls.
       ArtifactError: naming the file and how it differs.
     """
     try:
-        facts = program_facts(bytecode)
+        facts = reader.facts(bytecode)
     except ValueError as error:
         raise UnsafeProgramError(f"{file} is not a program that can be read: {error}") from error
     known = STABLE_CUSTOM_CALLS.union(vouched)
@@ -133,7 +136,7 @@ def check_program(
 
 
 def _types(tensors: Sequence[VariableRecord | PlainTensorRecord]) -> tuple[str, ...]:
-    return tensor_types(TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors)
+    return tuple(tensor_type(tensor.shape, as_dtype(tensor.dtype)) for tensor in tensors)
 
 
 def platforms_here() -> tuple[str, ...]:

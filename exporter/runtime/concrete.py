@@ -11,7 +11,7 @@ from exporter.errors import NotBatchableError, StateError
 from exporter.jax_dispatch import is_jit_disabled, is_top_level
 from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, to_words
-from exporter.runtime.binding import BoundProgram
+from exporter.runtime.bound import BoundProgram
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import (
     Variable,
@@ -24,7 +24,6 @@ from exporter.variable import (
 )
 from signatures.arguments import bind_call, named_by_path
 from signatures.binding import Bound, solve
-from signatures.binding import check_values as check_arrays
 from signatures.dtypes import as_dtype
 from signatures.errors import BindError
 from signatures.signature import Signature
@@ -60,7 +59,7 @@ class LoadedConcrete:
             if spec.shape is None
         ]
         self._dtypes = [spec.dtype for spec in signature.inputs.values()]
-        self._quick = programs[0] if programs and programs[0].remembers else None
+        self._is_plain = all(one.is_plain for one in programs)
         # Elsewhere variables hold arrays with values, and nobody needs to look.
         read = {id(v): v for one in programs for v in one.reads}.values()
         self._is_local = any(map(is_local, read))
@@ -79,18 +78,20 @@ class LoadedConcrete:
         Returns:
           `None`, with nothing done, for what has to be looked at closely.
         """
-        if self._quick is None or is_tracing():
+        if not self._is_plain or is_tracing():
             return None
         for value, dtype in zip(values, self._dtypes, strict=True):
             kind = type(value)
             if kind is not ARRAY and (kind is not np.ndarray or value.dtype is not dtype):  # type: ignore[attr-defined]  # an array
                 return None
-        return self._quick.quick(values, self._fits)
+        bound = self.programs.get(self._ranks(values))
+        return None if bound is None else bound.quick(values)
 
-    def _fits(self, values: Sequence[object]) -> bool:
-        bound, problems = check_arrays(self.signature, values)
-        is_same = all(one is other for one, other in zip(bound.values, values, strict=True))
-        return not problems and is_same and not any(0 in value.shape for value in values)  # type: ignore[attr-defined]  # arrays
+    def _ranks(self, values: Sequence[object]) -> tuple[int, ...]:
+        """The numbers of axes of the inputs that may have any, by which a program is chosen."""
+        if not self._open:
+            return ()
+        return tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
 
     def run(self, values: Sequence[object], names: Sequence[str], refuse: Refuse) -> list[object]:
         """The outputs for arrays that fit the signature. State is written back.
@@ -100,7 +101,7 @@ class LoadedConcrete:
           names: what the caller calls each of them.
           refuse: makes the error for arrays that fit the signature and no program.
         """
-        ranks = tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
+        ranks = self._ranks(values)
         bound = self.programs.get(ranks)
         if bound is None:
             raise refuse(self._untraced(ranks, values, names))
@@ -120,7 +121,7 @@ class LoadedConcrete:
             or any(isinstance(value, jax.core.Tracer) for value in given)
         ):
             return self._run_traced(bound, plain)
-        return _restored(bound.run(plain, names, self._fits), program.outputs)
+        return _restored(bound.run(plain, names), program.outputs)
 
     def _run_traced(self, bound: BoundProgram, plain: Sequence[jax.Array]) -> list[object]:
         """Inside another trace: its own variables must be part of that trace to be changed."""

@@ -32,7 +32,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from exporter.artifact.layout import digest_bytes
-from exporter.jax_internals import initialize_lapack, topology_fingerprint
+from exporter.jax_dispatch import initialize_lapack, topology_fingerprint
 
 # A 12-layer transformer compiled for a CPU takes half a MiB, and one for a GPU some; embedded
 # constants add their own size. This holds a thousand programs, and is little beside their weights.

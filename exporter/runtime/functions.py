@@ -155,9 +155,9 @@ class LoadedFunction:
         if self._order and len(args) + len(kwargs) == len(self._order):
             rest = self._order[len(args) :]
             if all(name in kwargs for name in rest):
-                outputs = self.concrete[0].quick([*args, *(kwargs[name] for name in rest)])
-                if outputs is not None:
-                    return unflatten(self.concrete[0].result, outputs)
+                quick = self.concrete[0].quick([*args, *(kwargs[name] for name in rest)])
+                if quick is not None:
+                    return unflatten(self.concrete[0].result, quick)
         if self._by_input:
             return self._called_by_input(args, kwargs)
         values = self._bound(args, kwargs)

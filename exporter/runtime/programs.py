@@ -17,8 +17,10 @@ from exporter.jax_internals import rebuild, shown_mesh
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
+from signatures.binding import check_values
 from signatures.dtypes import KeyType, is_inexact
 from signatures.errors import SpecError
+from signatures.signature import Signature
 from signatures.spec import TensorSpec, storage_shape
 
 
@@ -118,6 +120,24 @@ class LoadedProgram:
         """Where it runs, unless its inputs say otherwise. `None` is JAX's default device."""
         numbers = self.record.variables
         return self.placement.variables[numbers[0]] if numbers else self.placement.rest
+
+    def fits(self, values: Sequence[object]) -> bool:
+        """Whether it can be run with these plain arrays. None has an axis of size 0."""
+        bound, problems = check_values(self._plain, values)
+        is_same = all(one is other for one, other in zip(bound.values, values, strict=True))
+        return not problems and is_same and not any(0 in value.shape for value in values)  # type: ignore[attr-defined]  # arrays
+
+    @cached_property
+    def _plain(self) -> Signature:
+        """Its inputs as plain arrays, by number."""
+        dims = tuple(dim_of(dim) for dim in self.record.dims)
+        specs = {}
+        for number, spec in enumerate(self.inputs):
+            assert spec.shape is not None
+            words = (spec.dtype.words,) if isinstance(spec.dtype, KeyType) else ()
+            plain = TensorSpec((*spec.shape, *words), _plain(spec))
+            specs[str(number)] = plain.with_bounds(dims)
+        return Signature(self.name, specs, {})
 
     def compiled(
         self, arrays: Sequence[Any], embedded: Embedded | None = None

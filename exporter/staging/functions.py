@@ -114,9 +114,15 @@ class Function:
         bound = Function.__new__(Function)
         bound.__dict__.update(self.__dict__)
         bound.owner = instance
-        bound.__signature__ = with_baked(inspect.signature(bound.call), bound.input_signature)
+        bound.__signature__ = self._bound_signature
         bound.__dict__["_memory"] = self._memory_of(instance)
         return bound
+
+    @functools.cached_property
+    def _bound_signature(self) -> inspect.Signature:
+        """The parameters once it is bound, to whatever object."""
+        method = types.MethodType(self.python_function, self)
+        return with_baked(inspect.signature(method), self.input_signature)
 
     def _memory_of(self, instance: object) -> _Memory:
         key = id(instance)

@@ -114,6 +114,11 @@ class TrackedGraph:
         """Every thing that leads to a variable, function or asset, the root first."""
         return _pruned(self.layout)
 
+    @cached_property
+    def held(self) -> frozenset[int]:
+        """The objects, lists and dicts that were walked, by identity."""
+        return frozenset(id(holder) for _, holder in self.holders)
+
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Within the block, objects of frameworks may be changed, even under a trace."""

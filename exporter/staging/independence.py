@@ -21,6 +21,27 @@ import jax.extend.core
 Rows = int | None
 
 
+class _Name(str):
+    """The name of the number of rows, with what is known of each size met so far.
+
+    A size writes itself as text slowly, and a jaxpr has the same few objects in all of its shapes.
+    """
+
+    __slots__ = ("known",)
+
+    def __init__(self, _: str) -> None:
+        self.known: dict[int, tuple[object, bool, bool]] = {}
+
+    def relation(self, size: object) -> tuple[object, bool, bool]:
+        """The size, which is kept so that no other takes its place, whether it is it, has it."""
+        found = self.known.get(id(size))
+        if found is None:
+            text = str(size)
+            found = (size, text == self, self in re.findall(r"\w+", text))
+            self.known[id(size)] = found
+        return found
+
+
 class _MixedError(Exception):
     """An equation may let one row depend on another, or on how many there are."""
 
@@ -39,12 +60,12 @@ def row_wise(jaxpr: jax.extend.core.ClosedJaxpr, variables: int) -> str | None:
     inputs = [variable.aval for variable in inner.invars[variables:]]
     leading = [aval.shape[0] for aval in inputs if aval.shape]
     for size in dict.fromkeys(str(size) for size in leading if not isinstance(size, int)):
-        if size.isidentifier() and _is_apart(inner, variables, size):
+        if size.isidentifier() and _is_apart(inner, variables, _Name(size)):
             return size
     return None
 
 
-def _is_apart(jaxpr: Any, variables: int, name: str) -> bool:
+def _is_apart(jaxpr: Any, variables: int, name: _Name) -> bool:
     rows: list[Rows] = [None] * variables
     rows += [
         0 if variable.aval.shape and str(variable.aval.shape[0]) == name else None
@@ -62,7 +83,7 @@ def _is_apart(jaxpr: Any, variables: int, name: str) -> bool:
         return False
 
 
-def _walk(jaxpr: Any, rows: Sequence[Rows], name: str) -> list[Rows]:
+def _walk(jaxpr: Any, rows: Sequence[Rows], name: _Name) -> list[Rows]:
     """Where the rows of the results lie, for arguments whose rows lie as given."""
     known: dict[Any, Rows] = dict(zip(jaxpr.invars, rows, strict=True))
     known |= dict.fromkeys(jaxpr.constvars)
@@ -89,7 +110,7 @@ def _live(jaxpr: Any) -> list[Any]:
     return live[::-1]
 
 
-def _through(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _through(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     """Where the rows of an equation's results lie."""
     if equation.effects:
         raise _MixedError
@@ -116,22 +137,22 @@ def _require(holds: object) -> None:
         raise _MixedError
 
 
-def _is(size: object, name: str) -> bool:
-    return not isinstance(size, int) and str(size) == name
+def _is(size: object, name: _Name) -> bool:
+    return not isinstance(size, int) and name.relation(size)[1]
 
 
-def _has(size: object, name: str) -> bool:
-    return not isinstance(size, int) and name in re.findall(r"\w+", str(size))
+def _has(size: object, name: _Name) -> bool:
+    return not isinstance(size, int) and name.relation(size)[2]
 
 
-def _check_shape(shape: Sequence[object], axis: Rows, name: str) -> None:
+def _check_shape(shape: Sequence[object], axis: Rows, name: _Name) -> None:
     """The number of rows is the size of the axis along which they lie, and of no other."""
     if axis is not None:
         _require(_is(shape[axis], name))
     _require(not any(_has(size, name) for at, size in enumerate(shape) if at != axis))
 
 
-def _mentions(value: Any, name: str) -> bool:
+def _mentions(value: Any, name: _Name) -> bool:
     """Whether the number of rows stands anywhere in the parameters of an equation."""
     if isinstance(value, dict):
         return any(_mentions(item, name) for item in value.values())
@@ -175,7 +196,7 @@ def _common(equation: Any, rows: Sequence[Rows]) -> Rows:
     return at
 
 
-def _broadcast(equation: Any, rows: Sequence[Rows], name: str) -> Rows:
+def _broadcast(equation: Any, rows: Sequence[Rows], name: _Name) -> Rows:
     shape, places = equation.params["shape"], equation.params["broadcast_dimensions"]
     _require(all(axis is None for axis in rows[1:]))
     if rows[0] is not None:
@@ -183,7 +204,7 @@ def _broadcast(equation: Any, rows: Sequence[Rows], name: str) -> Rows:
     return next((at for at, size in enumerate(shape) if _has(size, name)), None)
 
 
-def _iota(equation: Any, _: Sequence[Rows], name: str) -> Rows:
+def _iota(equation: Any, _: Sequence[Rows], name: _Name) -> Rows:
     shape = equation.params["shape"]
     axis = next((at for at, size in enumerate(shape) if _has(size, name)), None)
     _require(axis is None or axis != equation.params["dimension"])
@@ -196,7 +217,7 @@ def _without(axis: int, dropped: Sequence[int]) -> int:
     return axis - sum(other < axis for other in dropped)
 
 
-def _reduce(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _reduce(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     params = equation.params
     dropped = params["axes"] if "axes" in params else params["dimensions"]
     return [_without(_only(rows), dropped)]
@@ -219,10 +240,10 @@ def _all(rows: Sequence[Rows]) -> int:
     return axis
 
 
-def _along(param: str) -> Callable[[Any, list[Rows], str], list[Rows]]:
+def _along(param: str) -> Callable[[Any, list[Rows], _Name], list[Rows]]:
     """The rule of what works along one axis and leaves the others alone."""
 
-    def rule(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+    def rule(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
         axis = _all(rows)
         _require(param in equation.params and equation.params[param] != axis)
         return [axis] * len(equation.outvars)
@@ -230,20 +251,20 @@ def _along(param: str) -> Callable[[Any, list[Rows], str], list[Rows]]:
     return rule
 
 
-def _stack(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _stack(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     axis = _all(rows)
     return [axis + (equation.params["axis"] <= axis)]
 
 
-def _unstack(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _unstack(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     return [_without(_only(rows), (equation.params["axis"],))] * len(equation.outvars)
 
 
-def _transpose(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _transpose(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     return [list(equation.params["permutation"]).index(_only(rows))]
 
 
-def _reshape(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _reshape(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     old, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
     axis = _only(rows)
     _require(equation.params.get("dimensions") is None)
@@ -256,19 +277,19 @@ def _reshape(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
     return [to]
 
 
-def _rev(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _rev(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     axis = _only(rows)
     _require(axis not in equation.params["dimensions"])
     return [axis]
 
 
-def _pad(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _pad(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     axis = _only(rows)
     _require(tuple(equation.params["padding_config"][axis]) == (0, 0, 0))
     return [axis]
 
 
-def _slice(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _slice(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     params, axis = equation.params, _only(rows)
     strides = params["strides"]
     _require(_is_int(params["start_indices"][axis], 0) and _is(params["limit_indices"][axis], name))
@@ -280,19 +301,19 @@ def _is_int(value: object, wanted: int) -> bool:
     return isinstance(value, int) and value == wanted
 
 
-def _dynamic_slice(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _dynamic_slice(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     axis = _only(rows)
     _require(_is(equation.params["slice_sizes"][axis], name))
     return [axis]
 
 
-def _dynamic_update_slice(_: Any, rows: list[Rows], __: str) -> list[Rows]:
+def _dynamic_update_slice(_: Any, rows: list[Rows], __: _Name) -> list[Rows]:
     axis = _all(rows[:2])
     _require(all(other is None for other in rows[2:]))
     return [axis]
 
 
-def _gather(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _gather(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     operand, indices = rows
     picked = tuple(numbers.operand_batching_dims)
@@ -311,7 +332,7 @@ def _gather(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
     return [numbers.offset_dims[_without(operand, gone)]]
 
 
-def _dot(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _dot(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     contracted, batch = equation.params["dimension_numbers"]
     left, right = rows
     if left is not None and right is not None:
@@ -328,13 +349,13 @@ def _dot(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
     return [place]
 
 
-def _convolution(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _convolution(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     numbers = equation.params["dimension_numbers"]
     _require(_only(rows) == numbers.lhs_spec[0] and equation.params["batch_group_count"] == 1)
     return [numbers.out_spec[0]]
 
 
-def _window(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _window(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     params, axis = equation.params, _only(rows)
     fields = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
     _require(all(params[field] is None or _is_int(params[field][axis], 1) for field in fields))
@@ -342,7 +363,7 @@ def _window(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
     return [axis]
 
 
-def _matrices(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _matrices(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     """Linear algebra on the last two axes, once for each index of the others."""
     axis = _all(rows)
     for atom in equation.invars:
@@ -350,21 +371,21 @@ def _matrices(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
     return [axis] * len(equation.outvars)
 
 
-def _fft(equation: Any, rows: list[Rows], _: str) -> list[Rows]:
+def _fft(equation: Any, rows: list[Rows], _: _Name) -> list[Rows]:
     axis = _only(rows)
     rank = len(equation.invars[0].aval.shape)
     _require(axis < rank - len(equation.params["fft_lengths"]))
     return [axis]
 
 
-def _cond(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _cond(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     _require(rows[0] is None)
     found = [_walk(_open(branch), rows[1:], name) for branch in equation.params["branches"]]
     _require(all(one == found[0] for one in found))
     return found[0]
 
 
-def _while(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _while(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     params = equation.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     carry = rows[second:]
@@ -373,7 +394,7 @@ def _while(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
     return carry
 
 
-def _scan(equation: Any, rows: list[Rows], name: str) -> list[Rows]:
+def _scan(equation: Any, rows: list[Rows], name: _Name) -> list[Rows]:
     params = equation.params
     _require(not _has(params["length"], name))
     if "num_consts" in params:
@@ -396,7 +417,7 @@ _CALLS = frozenset(
 )
 
 # What can make rows of a shared value, or of nothing, for as many rows as there are.
-_MAKERS: dict[str, Callable[[Any, Sequence[Rows], str], Rows]] = {
+_MAKERS: dict[str, Callable[[Any, Sequence[Rows], _Name], Rows]] = {
     "broadcast_in_dim": _broadcast,
     "iota": _iota,
 }
@@ -416,7 +437,7 @@ _ELEMENTWISE = frozenset(
 # What gives back each of its arguments.
 _EACH = frozenset(("optimization_barrier", "device_put"))
 
-_RULES: dict[str, Callable[[Any, list[Rows], str], list[Rows]]] = {
+_RULES: dict[str, Callable[[Any, list[Rows], _Name], list[Rows]]] = {
     **dict.fromkeys((f"reduce_{how}" for how in ("sum", "prod", "max", "min")), _reduce),
     **dict.fromkeys((f"reduce_{how}" for how in ("and", "or", "xor")), _reduce),
     **dict.fromkeys(("argmax", "argmin", "squeeze"), _reduce),

@@ -10,17 +10,18 @@ from jax import export
 from exporter import notices
 from exporter.errors import LoweringError, Problem
 from exporter.jax_internals import (
-    joined_text,
-    module_text,
+    Module,
+    exported_module,
+    joined,
+    module_facts,
     newest_stablehlo,
     portable_bytecode,
-    program_facts,
 )
 from exporter.staging.derivatives import FlatFunction, derivative_of
 from exporter.staging.independence import row_wise
-from exporter.staging.obstacles import callbacks, constants, mapped_by_process
+from exporter.staging.obstacles import callbacks, constants, equations, mapped_by_process
 from exporter.staging.platforms import lacking
-from exporter.staging.prints import without_prints
+from exporter.staging.prints import is_print, without_prints
 from exporter.staging.probing import UNCHECKED, first_line, unstable
 from exporter.staging.tracing import Variant
 from signatures.spec import Dim, TensorSpec
@@ -31,6 +32,7 @@ _ALIASES = {"gpu": "cuda"}
 # The versions at which StableHLO learnt something that older readers cannot express, oldest
 # first: nearly all programs need 0.9.0 only, composites such as top_k need 1.0.0. In between
 # lie the releases that brought a type or an operation, each worth a try before the newest.
+_COMPOSITES_SINCE = "1.0.0"
 STABLEHLO_TARGETS = ("0.9.0", "1.0.0", "1.4.0", "1.8.0", "1.10.0", "1.12.0", "1.13.0", "1.15.0")
 
 
@@ -130,22 +132,20 @@ def check_target(target: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Module:
-    """A program as text, with what its callers need to know."""
+class _Lowered:
+    """A program in memory, with what its callers need to know.
 
-    text: str
-    calling_convention_version: int
-    kept_inputs: tuple[int, ...]
+    Attributes:
+      module: the program.
+      exported: what JAX says of it, for one of its platforms at least.
+      uses_global_constants: see `LoweredProgram`.
+      traced: what it was lowered from.
+    """
+
+    module: Module
+    exported: export.Exported
     uses_global_constants: bool
-
-    @classmethod
-    def of(cls, exported: export.Exported, *, keep_locations: bool) -> "_Module":
-        return cls(
-            module_text(exported, keep_locations=keep_locations),
-            exported.calling_convention_version,
-            tuple(exported.module_kept_var_idx),
-            exported.uses_global_constants,
-        )
+    traced: jax.stages.Traced
 
 
 def lower(
@@ -182,25 +182,29 @@ def lower(
       LoweringError: with everything that stands in the way: large constants, calls of Python or
         of native functions without a promise of stability, operations that a platform lacks.
     """
-    variant = without_prints(variant, name)
+    every = list(equations(variant.jaxpr.jaxpr))
+    if prints := [placed for placed in every if is_print(placed.equation)]:
+        variant = without_prints(variant, name, prints)
+        every = list(equations(variant.jaxpr.jaxpr))
     job = _Job(variant, tuple(platforms), target, keep_locations, tuple(custom_calls))
-    problems = [*callbacks(variant.jaxpr.jaxpr, name)]
+    problems = [*callbacks(every, name)]
     problems += constants(variant.jaxpr, name, max_constant_bytes, python_function)
-    problems += mapped_by_process(variant.jaxpr.jaxpr, name)
-    flat = _flat(variant, name, numbers)
-    module = _module(flat, job)
-    if isinstance(module, Exception):
+    problems += mapped_by_process(every, name)
+    flat = _flat(job, name, numbers)
+    lowered = _lowered(flat, job)
+    if isinstance(lowered, Exception):
         problems += lacking(variant, name, platforms, custom_calls)
-        problems = problems or [_unexplained(module, name, platforms)]
-    if problems or isinstance(module, Exception):
-        cause = module if isinstance(module, Exception) else None
+        problems = problems or [_unexplained(lowered, name, platforms)]
+    if problems or isinstance(lowered, Exception):
+        cause = lowered if isinstance(lowered, Exception) else None
         raise LoweringError.of(_with_inputs(problems, variant)) from cause
-    program, results = _program(module, flat, job)
+    program, results = _program(lowered, flat, job)
     return _with_derivatives(program, flat, results, job, vjp_order)
 
 
-def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFunction:
+def _flat(job: _Job, name: str, numbers: Mapping[int, int]) -> FlatFunction:
     """The trace as a function of the variables of the artifact."""
+    variant = job.variant
     variables = tuple(dict.fromkeys(numbers[index] for index in variant.reads))
     # Two places that hold the same array are one variable of the program.
     positions = [variables.index(numbers[index]) for index in variant.reads]
@@ -208,7 +212,8 @@ def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFuncti
 
     def call(*arrays: jax.Array) -> list[jax.Array]:
         state = (arrays[position] for position in positions)
-        return variant.flat(*state, *arrays[len(variables) :])
+        inputs = arrays[len(variables) :]
+        return variant.flat(*state, *inputs, keep_locations=job.keep_locations)
 
     inputs = variant.structs[len(variant.reads) :]
     return FlatFunction(
@@ -223,19 +228,23 @@ def _flat(variant: Variant, name: str, numbers: Mapping[int, int]) -> FlatFuncti
 
 
 def _program(
-    module: _Module, flat: FlatFunction, job: _Job
+    lowered: _Lowered, flat: FlatFunction, job: _Job
 ) -> tuple[LoweredProgram, list[jax.ShapeDtypeStruct]]:
     """The program of a flat function, without its derivatives, and what it returns."""
-    bytecode, version = _portable(module.text, flat.name, job.version)
     try:
-        facts = program_facts(bytecode)
+        facts = module_facts(lowered.module)
     except ValueError as error:
         message = f"{flat.name} cannot be a portable program: {error}"
         raise LoweringError.of([Problem("program", flat.name, message)]) from error
     if unstable(facts.custom_calls, job.custom_calls):
         found = lacking(job.variant, flat.name, job.platforms, job.custom_calls)
         raise LoweringError.of(_with_inputs(found, job.variant))
-    traced = jax.jit(_named(flat)).trace(*flat.structs)
+    targets = [job.version]
+    if job.version == "oldest":
+        first = STABLEHLO_TARGETS.index(_COMPOSITES_SINCE) if facts.has_composites else 0
+        targets = [*STABLEHLO_TARGETS[first:], newest_stablehlo()]
+    bytecode, version = _portable(lowered.module, flat.name, targets)
+    traced = lowered.traced
     program = LoweredProgram(
         bytecode=bytecode,
         stablehlo_version=version,
@@ -247,9 +256,9 @@ def _program(
         dims=job.variant.dims,
         ranks=job.variant.ranks,
         custom_calls=facts.custom_calls,
-        calling_convention_version=module.calling_convention_version,
-        kept_inputs=module.kept_inputs,
-        uses_global_constants=module.uses_global_constants,
+        calling_convention_version=lowered.exported.calling_convention_version,
+        kept_inputs=tuple(lowered.exported.module_kept_var_idx),
+        uses_global_constants=lowered.uses_global_constants,
         mesh_axes=facts.mesh_axes,
         mesh=facts.mesh,
         row_wise=None if flat.updates else row_wise(traced.jaxpr, len(flat.variables)),
@@ -257,14 +266,14 @@ def _program(
     return program, list(traced.out_info)
 
 
-def _named(flat: FlatFunction) -> Callable[..., Sequence[jax.Array]]:
-    """The function under the name that its program is to have."""
+def _jitted(flat: FlatFunction) -> jax.stages.Wrapped:
+    """The function under the name that its program is to have. JAX traces it once."""
 
     def call(*arrays: jax.Array) -> Sequence[jax.Array]:
         return flat.call(*arrays)
 
     call.__name__ = call.__qualname__ = flat.name
-    return call
+    return jax.jit(call)
 
 
 def _with_derivatives(
@@ -279,10 +288,10 @@ def _with_derivatives(
     if derivative is None:
         return program
     try:
-        module = _module(derivative, job)
-        if isinstance(module, Exception):
-            raise module
-        first, cotangents = _program(module, derivative, job)
+        lowered = _lowered(derivative, job)
+        if isinstance(lowered, Exception):
+            raise lowered
+        first, cotangents = _program(lowered, derivative, job)
     except Exception as error:  # noqa: BLE001  # rules of derivatives are anybody's code
         reason = first_line(error)
         notices.warn(
@@ -294,13 +303,17 @@ def _with_derivatives(
     return replace(program, derivative=first)
 
 
-def _module(flat: FlatFunction, job: _Job) -> _Module | Exception:
+def _lowered(flat: FlatFunction, job: _Job) -> _Lowered | Exception:
     """The program for all platforms, or what JAX has against it."""
-    function = _named(flat)
+    function = _jitted(flat)
 
-    def made(chosen: Sequence[str]) -> _Module:
-        make = export.export(jax.jit(function), platforms=chosen, disabled_checks=UNCHECKED)
-        return _Module.of(make(*flat.structs), keep_locations=job.keep_locations)
+    def made(chosen: Sequence[str]) -> _Lowered:
+        traced = function.trace(*flat.structs)
+        make = export.export(function, platforms=chosen, disabled_checks=UNCHECKED)
+        exported, module = exported_module(
+            lambda: make(*flat.structs), keep_locations=job.keep_locations
+        )
+        return _Lowered(module, exported, exported.uses_global_constants, traced)
 
     try:
         return made(job.platforms)
@@ -308,19 +321,18 @@ def _module(flat: FlatFunction, job: _Job) -> _Module | Exception:
         if len(job.platforms) == 1:
             return error
     try:
-        modules = [made((platform,)) for platform in job.platforms]
+        each = [made((platform,)) for platform in job.platforms]
     except Exception as error:  # noqa: BLE001  # as above
         return error
-    text = joined_text([module.text for module in modules])
-    return replace(modules[0], text=text, uses_global_constants=True)
+    module = joined([one.module for one in each])
+    return replace(each[0], module=module, uses_global_constants=True)
 
 
-def _portable(text: str, name: str, target: str) -> tuple[bytes, str]:
-    newest = newest_stablehlo()
-    targets = [*STABLEHLO_TARGETS, newest] if target == "oldest" else [target]
+def _portable(module: Module, name: str, targets: Sequence[str]) -> tuple[bytes, str]:
+    """The program in the first of the versions that can express it."""
     for version in targets:
         try:
-            return portable_bytecode(text, version), version
+            return portable_bytecode(module, version), version
         except ValueError as error:
             last = error
     message = f"{name} cannot be expressed in StableHLO {targets[-1]}: {first_line(last)}"

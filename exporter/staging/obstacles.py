@@ -3,7 +3,7 @@
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +72,9 @@ def is_callback(equation: Any) -> bool:
     return "callback" in name or name == "debug_print"
 
 
-def callbacks(jaxpr: Any, name: str) -> Iterator[Problem]:
+def callbacks(every: Iterable[Placed], name: str) -> Iterator[Problem]:
     """The calls back into Python, which no program can hold."""
-    for placed in equations(jaxpr):
+    for placed in every:
         if not is_callback(placed.equation):
             continue
         remedy = "Remove the call, or return the value and use it outside."
@@ -124,7 +124,7 @@ def _held(jaxpr: Any, around: Placed | None) -> Iterator[tuple[Any, Iterator[Pla
         yield constant, _users(variable, placed)
     for one in placed:
         for atom in one.equation.invars:
-            if isinstance(atom, jax.extend.core.Literal) and np.ndim(atom.val):
+            if isinstance(atom, jax.extend.core.Literal) and getattr(atom.val, "shape", None):
                 yield atom.val, iter([one])
         for nested in inner_jaxprs(one.equation.params):
             yield from _held(nested, one)
@@ -192,9 +192,9 @@ def _words(code: types.CodeType) -> list[str]:
     return [*code.co_names, *(word for one in inner for word in _words(one))]
 
 
-def mapped_by_process(jaxpr: Any, name: str) -> Iterator[Problem]:
+def mapped_by_process(every: Iterable[Placed], name: str) -> Iterator[Problem]:
     """The calls of `jax.pmap`, which ties a program to the devices of this process."""
-    for placed in equations(jaxpr):
+    for placed in every:
         mesh = placed.equation.params.get("mesh")
         axes = tuple(map(str, getattr(mesh, "axis_names", ())))
         by_name = placed.equation.primitive.name == "xla_pmap"

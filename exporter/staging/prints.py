@@ -1,23 +1,26 @@
 """What a trace prints with `jax.debug`, left out: no program can hold it, no result needs it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import jax.extend.core
 
 from exporter import notices
-from exporter.staging.obstacles import equations
+from exporter.staging.obstacles import Placed, equations
 from exporter.staging.tracing import Variant
 
 _PRINTS = ("debug_callback", "debug_print")
 
 
-def without_prints(variant: Variant, name: str) -> Variant:
-    """The trace without `jax.debug` calls, with a warning that says where they stand."""
-    found = [p for p in equations(variant.jaxpr.jaxpr) if p.equation.primitive.name in _PRINTS]
-    if not found:
-        return variant
-    lines = dict.fromkeys(placed.line or "an unknown line" for placed in found)
+def is_print(equation: Any) -> bool:
+    """Whether an equation prints with `jax.debug`."""
+    return equation.primitive.name in _PRINTS
+
+
+def without_prints(variant: Variant, name: str, prints: Iterable[Placed]) -> Variant:
+    """The trace without its `prints`, with a warning that says where they stand."""
+    lines = dict.fromkeys(placed.line or "an unknown line" for placed in prints)
     notices.warn(
         f"{name} is saved without what it prints with jax.debug, which needs Python: "
         f"{'; '.join(lines)}.",
@@ -33,7 +36,7 @@ def _stripped(jaxpr: Any) -> Any:
             effects=_without_debug(equation.effects),
         )
         for equation in jaxpr.eqns
-        if equation.primitive.name not in _PRINTS
+        if not is_print(equation)
     ]
     return jaxpr.replace(eqns=kept, effects=_without_debug(jaxpr.effects))
 
@@ -49,7 +52,7 @@ def _inside(param: Any) -> Any:
     if not is_closed and not isinstance(param, jax.extend.core.Jaxpr):
         return param
     inner = param.jaxpr if is_closed else param
-    if not any(placed.equation.primitive.name in _PRINTS for placed in equations(inner)):
+    if not any(is_print(placed.equation) for placed in equations(inner)):
         return param
     stripped = _stripped(inner)
     return jax.extend.core.ClosedJaxpr(stripped, param.consts) if is_closed else stripped

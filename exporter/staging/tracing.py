@@ -6,6 +6,7 @@ attributes becomes a function of arrays, without knowing it.
 """
 
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from jax import export
 from exporter.errors import StateError, TracingError, TrackingError, UntrackedVariableError
 from exporter.jax_internals import (
     decided_comparisons,
+    evaluated,
     is_of_this_trace,
     symbolic_scope,
     symbolic_struct,
@@ -91,15 +93,15 @@ class Variant:
     outputs: tuple[TensorSpec, ...]
     dims: tuple[Dim, ...]
 
-    def flat(self, *arrays: jax.Array) -> list[jax.Array]:
-        """The function on flat arrays, for `jax.jit` and `jax.export`."""
+    def flat(self, *arrays: jax.Array, keep_locations: bool = False) -> list[jax.Array]:
+        """The function on flat arrays, for `jax.jit` and `jax.export`; see `evaluated`."""
         state, inputs = arrays[: len(self.reads)], arrays[len(self.reads) :]
         # The jaxpr takes every variable of the graph. Those it does not use may be anything.
         unread = len(self.jaxpr.jaxpr.invars) - len(inputs)
         given: list[jax.Array | None] = [None] * unread
         for position, array in zip(self.reads, state, strict=True):
             given[position] = array
-        return list(jax.core.eval_jaxpr(self.jaxpr.jaxpr, self.jaxpr.consts, *given, *inputs))
+        return evaluated(self.jaxpr, [*given, *inputs], keep_locations=keep_locations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,7 +391,7 @@ def _refuse_inner(
 def _outside_kept(subject: Subject, graph: TrackedGraph) -> Iterator[None]:
     """Refuse to change arrays that the function reaches by name and the object does not hold."""
     known = {variable.place.slot.key for variable in graph.variables}
-    outside = [v for v in _reached(subject) if v.place.slot.key not in known]
+    outside = [v for v in _reached(subject, graph) if v.place.slot.key not in known]
     before = [(variable, variable.place.slot.read()) for variable in outside]
     changed: list[TrackedVariable] = []
     try:
@@ -405,9 +407,12 @@ def _outside_kept(subject: Subject, graph: TrackedGraph) -> Iterator[None]:
         raise untracked(subject.name, dotted(changed[0].path))
 
 
-def _reached(subject: Subject) -> tuple[TrackedVariable, ...]:
+def _reached(subject: Subject, graph: TrackedGraph) -> tuple[TrackedVariable, ...]:
+    """The variables that a function reaches by name, but for those of objects in the graph."""
+    named = vars(subject.surroundings())
+    others = {name: value for name, value in named.items() if id(value) not in graph.held}
     try:
-        return track(subject.surroundings()).variables
+        return track(types.SimpleNamespace(**others)).variables
     except TrackingError:  # something that could not be saved, and need not be
         return ()
 

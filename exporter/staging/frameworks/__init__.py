@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -97,21 +98,29 @@ class Framework(Models, Protocol):
         """Within the block the node may be changed, even under a trace."""
 
 
-def frameworks() -> list[Framework]:
+def frameworks() -> tuple[Framework, ...]:
     """The frameworks in use in this process whose objects hold state."""
-    return [models for models in _in_use() if isinstance(models, Framework)]
+    return _walked(_in_use())
 
 
 def forward_pass_of(root: object) -> ForwardPass | None:
     """The forward pass of a model, as its framework or its own `__call__` computes it."""
-    found = (models.forward_pass(root) for models in _in_use())
+    found = (models.forward_pass(root) for models in _made(_in_use()))
     own = ForwardPass(root, type(root).__call__) if callable(root) else None
     return next((one for one in found if one is not None), own)
 
 
-def _in_use() -> list[Models]:
-    return [
-        import_module(f"{__name__}.{file}").FRAMEWORK
-        for file, package in _FILES.items()
-        if package in sys.modules
-    ]
+def _in_use() -> tuple[str, ...]:
+    """The files of the frameworks that this process has imported."""
+    return tuple(file for file, package in _FILES.items() if package in sys.modules)
+
+
+@cache
+def _made(files: tuple[str, ...]) -> tuple[Models, ...]:
+    return tuple(import_module(f"{__name__}.{file}").FRAMEWORK for file in files)
+
+
+@cache
+def _walked(files: tuple[str, ...]) -> tuple[Framework, ...]:
+    """Those with objects of their own. Every value of a graph asks, and the answer takes long."""
+    return tuple(models for models in _made(files) if isinstance(models, Framework))

@@ -37,9 +37,6 @@ _MAX_EMBEDDED_MATRICES = 16
 # How often variables are bound anew after one was assigned. To bind them takes longer than a call.
 _MAX_BINDINGS = 8
 
-# Whether what is compiled for the shapes of these arrays is right for them, and for all like them.
-Fits = Callable[[Sequence[object]], bool]
-
 
 class NotRememberedError(Exception):
     """A call that has to be looked at by itself, each time."""
@@ -73,8 +70,7 @@ class BoundProgram:
       program: the program.
       reads: the variables that it takes, in its order.
       writes: the variables that it changes, in its order.
-      remembers: whether calls of one kind are run alike. Those of a program for one rank of several
-        are looked at each time, and so are random keys, which come and go as words.
+      is_plain: whether it takes and gives no random keys, which are words to a program.
     """
 
     def __init__(
@@ -92,29 +88,27 @@ class BoundProgram:
         self._state = [self.reads[position] for position in program.changing]
         self._state_has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in self._state)
         specs = (*program.takes, *program.gives)
-        has_keys = any(isinstance(spec.dtype, KeyType) for spec in specs)
-        self.remembers = not has_keys and not program.record.ranks
+        self.is_plain = not any(isinstance(spec.dtype, KeyType) for spec in specs)
         self._changes = changes
         self._lock = lock
         self._count = 0
         self._binding: Binding | None = None
 
-    def quick(self, values: Sequence[object], fits: Fits) -> Sequence[jax.Array] | None:
+    def quick(self, values: Sequence[object]) -> Sequence[jax.Array] | None:
         """The outputs, if they can be had without a look at the values in Python.
 
         State is written back. If it gives `None`, nothing was done.
 
         Args:
-          values: plain arrays of the dtypes of the inputs.
-          fits: whether they are right. It is asked once for all that are alike.
+          values: plain arrays of the dtypes of the inputs. Nothing else is known of them.
         """
         binding = self._binding
         if binding is None or binding.latest is not self._changes.latest:
-            if not all(map(has_value, self.reads)):
+            if not is_top_level() or not all(map(has_value, self.reads)):
                 return None
-            binding = self._bind(fits)
+            binding = self._bind()
         try:
-            if not self._state:
+            if not self._state and not self.writes:
                 return binding.call(*binding.passed, *values)
             with self._lock:
                 results = binding.call(*binding.passed, *get_all(self._state), *values)
@@ -124,20 +118,19 @@ class BoundProgram:
         except NotRememberedError:
             return None
 
-    def run(self, values: Sequence[jax.Array], names: Sequence[str], fits: Fits) -> list[jax.Array]:
+    def run(self, values: Sequence[jax.Array], names: Sequence[str]) -> list[jax.Array]:
         """The outputs for plain arrays that fit. State is written back.
 
         Args:
           values: the inputs. The variables have values.
           names: what the caller calls each of them.
-          fits: as for `quick`.
 
         Raises:
           PlacementError: if they lie on other devices than the variables.
         """
         binding = self._binding
         if binding is None or binding.latest is not self._changes.latest:
-            binding = self._bind(fits)
+            binding = self._bind()
         placed = self.program.placement.of_inputs(values)
         with self._lock:
             state = get_all(self._state)
@@ -151,13 +144,12 @@ class BoundProgram:
         return results[len(self.writes) :]
 
     def _called(self, binding: Binding, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-        if self.remembers:
-            with suppress(NotRememberedError):
-                return binding.call(*arrays)
+        with suppress(NotRememberedError):
+            return binding.call(*arrays)
         arrays = [*binding.bound, *arrays]
         return run(self.program.compiled(arrays, binding.embedded), arrays)
 
-    def _bind(self, fits: Fits) -> Binding:
+    def _bind(self) -> Binding:
         """The variables as they are now."""
         latest = self._changes.latest  # before they are read: what is assigned meanwhile is newer
         values = [to_words(value) for value in get_all(self._staying)]
@@ -175,7 +167,7 @@ class BoundProgram:
         if last is not None and last.passed and passed:
             call = last.call
         else:
-            call = dispatcher(self.program.name, self._chooser(bound, embedded, fits))
+            call = dispatcher(self.program.name, self._chooser(bound, embedded))
         self._binding = Binding(latest, bound, passed, embedded, _places(values), call)
         return self._binding
 
@@ -194,7 +186,7 @@ class BoundProgram:
         )
 
     def _chooser(
-        self, bound: Sequence[jax.Array], embedded: Embedded | None, fits: Fits
+        self, bound: Sequence[jax.Array], embedded: Embedded | None
     ) -> Callable[..., Choice]:
         """What says how a call that is unlike all before is run."""
         placement, places = self.program.placement, _places(bound or (embedded or _NONE).values)
@@ -205,7 +197,7 @@ class BoundProgram:
                 not is_top_level()
                 or is_jit_disabled()
                 or any(isinstance(array, jax.core.Tracer) for array in (*arrays, *bound))
-                or not fits(values)
+                or not self.program.fits(values)
                 or len(_places(arrays) | places) > 1
                 or not _same(placement.of_inputs(values), values)
             ):
