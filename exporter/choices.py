@@ -125,7 +125,8 @@ def as_cache(value: object) -> bool | str | os.PathLike[str]:
     if isinstance(value, bool | os.PathLike) or (isinstance(value, str) and value):
         return value
     raise OptionError(
-        f"cache is True for the user's own cache folder, False for none, or a folder; got {value!r}."
+        "cache is True for the user's own cache folder, False for none, or the path of another; "
+        f"got {value!r}."
     )
 
 

@@ -1,6 +1,7 @@
 """Compiled code, shared by all who would compile the same thing."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 from weakref import WeakValueDictionary
 
 import jax
@@ -11,12 +12,22 @@ from exporter.runtime.executables import ExecutableCache, key_of
 _in_use: "WeakValueDictionary[str, jax.stages.Compiled]" = WeakValueDictionary()
 
 
+# What became of a program that was to be compiled: it was there already, or it was compiled, and is
+# in the cache or not.
+Outcome = Literal["found", "kept", "not kept"]
+
+
 class Compiler:
-    """Compiles what is not compiled yet, here or in the cache."""
+    """Compiles what is not compiled yet, here or in the cache.
+
+    Attributes:
+      outcomes: what became of each program that it was asked for, in order.
+    """
 
     def __init__(self, cache: ExecutableCache | None) -> None:
         """A compiler that looks into this cache, if any, and fills it."""
         self._cache = cache
+        self.outcomes: list[Outcome] = []
 
     def compiled(
         self,
@@ -35,10 +46,15 @@ class Compiler:
         """
         key = key_of(description, devices)
         found = _in_use.get(key)
-        if found is None and self._cache is not None:
-            found = self._cache.get(key, devices, *counts)
+        if self._cache is not None:
+            if found is None:
+                found = self._cache.get(key, devices, *counts)
+            elif key not in self._cache:  # compiled for somebody with another cache
+                self._cache.put(key, found)
+        outcome: Outcome = "found"
         if found is None:
             found = lower().compile()
-            if self._cache is not None:
-                self._cache.put(key, found)
+            is_kept = self._cache is not None and self._cache.put(key, found)
+            outcome = "kept" if is_kept else "not kept"
+        self.outcomes.append(outcome)
         return _in_use.setdefault(key, found)

@@ -140,8 +140,8 @@ class ExecutableCache:
             os.utime(file)  # it was used now: access times are switched off on many disks
         return compiled
 
-    def put(self, key: str, compiled: jax.stages.Compiled) -> None:
-        """Keep a program for later processes, if it can be kept.
+    def put(self, key: str, compiled: jax.stages.Compiled) -> bool:
+        """Keep a program for later processes. Gives whether it is kept.
 
         It must not have run yet: the CPU's sorts cannot be kept after that. Programs that call back
         into Python never can, nor those of backends that give none of theirs.
@@ -150,15 +150,16 @@ class ExecutableCache:
             payload, _, _ = serialize_executable.serialize(compiled)
             text = compiled.as_text()
         except Exception:  # noqa: BLE001  # pickle and backends refuse in many ways
-            return
+            return False
         is_free = text is not None and "lapack" not in text
         content = _framed(key, (_WITHOUT_LAPACK if is_free else _WITH_LAPACK) + payload)
-        if len(content) > self.max_bytes:
-            return
-        if self.problem() is None:
-            with contextlib.suppress(OSError):  # a full disk, or one that was taken away
-                _write(self._file(key), content)
-                self._evict()
+        if len(content) > self.max_bytes or self.problem() is not None:
+            return False
+        with contextlib.suppress(OSError):  # a full disk, or one that was taken away
+            _write(self._file(key), content)
+            self._evict()
+            return True
+        return False
 
     def problem(self) -> str | None:
         """Why nothing can be kept in the folder, for those who ask for it, or `None`."""

@@ -14,7 +14,7 @@ from exporter.artifact.encoding import dim_of, spec_of
 from exporter.artifact.records import ProgramRecord, replace
 from exporter.errors import IncompatibleRuntimeError
 from exporter.jax_internals import rebuild, shown_mesh
-from exporter.runtime.compiling import Compiler
+from exporter.runtime.compiling import Compiler, Outcome
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.binding import check_values
@@ -166,6 +166,12 @@ class LoadedProgram:
                 partial(self._lowered, structs, donated, embedded),
             )
         return found
+
+    def prepare(self, arrays: Sequence[Any], embedded: Embedded | None = None) -> Outcome:
+        """Compile ahead what `compiled` gives for the same arguments. Says what became of it."""
+        count = len(self._compiler.outcomes)
+        self.compiled(arrays, embedded)
+        return next(iter(self._compiler.outcomes[count:]), "found")
 
     def _structs(self, arrays: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
         """The types of the arrays, each bound to a place if the caller bound it."""

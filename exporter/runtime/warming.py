@@ -57,8 +57,8 @@ def planned(
 
     Args:
       manifest: of an artifact.
-      sizes: the sizes of each named axis. `None` is for what needs none: signatures whose shapes are
-        fixed, and the shapes of samples.
+      sizes: the sizes of each named axis. `None` is for what needs none: signatures whose shapes
+        are fixed, and the shapes of samples.
       names: the signatures to compile, or `None` for all.
 
     Raises:
@@ -69,7 +69,8 @@ def planned(
     for name in names or ():
         resolve_call(known, name, manifest.signature_note)
     chosen = {
-        name: signature_of(manifest, known[name], name) for name in (known if names is None else names)
+        name: signature_of(manifest, known[name], name)
+        for name in (known if names is None else names)
     }
     if sizes is not None:
         _check(chosen, sizes)
@@ -80,7 +81,9 @@ def planned(
         sampled = list(_sampled(manifest, number, name, signature))
         reason = _reason(signature, sizes)
         if reason is None:
-            cases += [_case(name, number, signature, one) for one in _combined(signature, sizes or {})]
+            cases += [
+                _case(name, number, signature, one) for one in _combined(signature, sizes or {})
+            ]
         elif not sampled:
             left_out[name] = reason
         if sizes is None or reason is not None:
@@ -99,9 +102,7 @@ def _case(name: str, number: int, signature: Signature, shapes: Sequence[tuple[i
     return Case(name, number, tuple(shapes), inputs)
 
 
-def _sampled(
-    manifest: Manifest, number: int, name: str, signature: Signature
-) -> Iterator[Case]:
+def _sampled(manifest: Manifest, number: int, name: str, signature: Signature) -> Iterator[Case]:
     """The samples of a concrete function, but for those that run no program."""
     for sample in manifest.samples:
         shapes = [tuple(array.shape) for array in sample.inputs]
@@ -159,7 +160,9 @@ def _check(signatures: Mapping[str, Signature], sizes: Mapping[str, Sequence[int
         wrong = [
             f"{name}: {problem}, for {title!r}"
             for name, dim in signature.dims.items()
-            for problem in _problems(dim, sizes.get(name, ()), is_needed=not _reason(signature, sizes))
+            for problem in _problems(
+                dim, sizes.get(name, ()), is_needed=not _reason(signature, sizes)
+            )
         ]
         problems += wrong or _impossible(signature, sizes)
     if not problems:
