@@ -784,7 +784,9 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
     out, err = capsys.readouterr()
     assert out == ""
     # Python 3.11 puts the choices in quotes.
-    last = err.splitlines()[-1].replace("'show', 'run', 'verify'", "show, run, verify")
+    last = err.splitlines()[-1].replace(
+        "'show', 'run', 'verify', 'compile'", "show, run, verify, compile"
+    )
     assert last == message
 
 

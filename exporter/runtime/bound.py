@@ -123,8 +123,8 @@ class BoundProgram:
 
     def prepare(self, shapes: Sequence[tuple[int, ...]]) -> Outcome:
         """Compile what a call would run with inputs of these shapes. Says what became of it."""
-        program = self.program
-        place = program.placement.rest if program.placement.mesh is not None else None
+        program, placement = self.program, self.program.placement
+        place = placement.rest if placement.mesh is not None else None
         inputs = [
             _struct(spec, shape, place) for spec, shape in zip(program.inputs, shapes, strict=True)
         ]
@@ -138,7 +138,7 @@ class BoundProgram:
             _struct(
                 program.takes[position],
                 self.reads[position].shape,
-                program.placement.variables[program.record.variables[position]],
+                placement.variables[program.record.variables[position]],
             )
             for position in (*program.staying, *program.changing)
         ]

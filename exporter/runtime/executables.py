@@ -143,8 +143,9 @@ class ExecutableCache:
     def put(self, key: str, compiled: jax.stages.Compiled) -> bool:
         """Keep a program for later processes. Gives whether it is kept.
 
-        It must not have run yet: the CPU's sorts cannot be kept after that. Programs that call back
-        into Python never can, nor those of backends that give none of theirs.
+        It must have been compiled here, not read from any cache, and must not have run yet: the
+        CPU's compiler gives the whole of a program once. Programs that call back into Python cannot
+        be kept, nor those of backends that give none of theirs.
         """
         try:
             payload, _, _ = serialize_executable.serialize(compiled)
@@ -163,6 +164,10 @@ class ExecutableCache:
 
     def problem(self) -> str | None:
         """Why nothing can be kept in the folder, for those who ask for it, or `None`."""
+        options = jax.config.values
+        if options.get("jax_compilation_cache_dir") and options.get("jax_enable_compilation_cache"):
+            # What came out of JAX's cache loads when it is kept once more, and fails when it runs.
+            return "JAX keeps them already, in jax_compilation_cache_dir. Switch that off here"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.folder.stat()
@@ -176,10 +181,6 @@ class ExecutableCache:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             return f"{self.folder} cannot be written to"
         return None
-
-    def __contains__(self, key: str) -> bool:
-        """Whether there is a sound entry of that key. It may still be one that does not load."""
-        return self._read(self._file(key), key) is not None
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{digest_bytes(key.encode())}{_SUFFIX}"

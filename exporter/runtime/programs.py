@@ -174,9 +174,16 @@ class LoadedProgram:
         return next(iter(self._compiler.outcomes[count:]), "found")
 
     def _structs(self, arrays: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-        """The types of the arrays, each bound to a place if the caller bound it."""
+        """The types of the arrays, each bound to a place if the caller bound it.
+
+        What is bound to none goes to the one device of the others. It is named, so that the code is
+        the same whichever arrays are bound.
+        """
         places = [_place(array) for array in arrays]
-        rest = None if any(places) else self.place
+        bound = next(filter(None, places), None)
+        rest = self.place if bound is None else bound
+        if bound is not None and not isinstance(bound, jax.sharding.SingleDeviceSharding):
+            rest = None
         return [
             jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place or rest)
             for array, place in zip(arrays, places, strict=True)
