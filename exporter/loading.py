@@ -9,7 +9,7 @@ import jax
 
 from exporter import choices, notices
 from exporter.artifact import records
-from exporter.artifact.layout import VARIABLES
+from exporter.artifact.layout import VARIABLES, checked_when_read
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
@@ -128,9 +128,10 @@ def _load(
     custom_calls: Sequence[str],
     cache: ExecutableCache | None,
 ) -> LoadedModel:
+    skipped = f"{VARIABLES}/" if skip_variables else None
+    files = [one for one in manifest.files if verify and not _is_below(one.path, skipped)]
     if verify:
-        skipped = f"{VARIABLES}/" if skip_variables else None
-        verify_files(folder, [one for one in manifest.files if not _is_below(one.path, skipped)])
+        verify_files(folder, files, late=checked_when_read(files))
     check_runtime(manifest, folder)
     sizes = {file.path: file.size for file in manifest.files}
     bytecode, reader = [], ProgramReader()
@@ -142,7 +143,7 @@ def _load(
     if skip_variables:
         variables = [_without_value(record) for record in manifest.variables]
     else:
-        values = read_variables(folder, manifest.variables, placement.variables)
+        values = read_variables(folder, manifest.variables, placement.variables, files=files)
         variables = [
             Variable(
                 value,

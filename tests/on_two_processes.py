@@ -61,16 +61,17 @@ def error(call):
 def parts_read(mesh: Mesh, folder: Path) -> list[list[int]]:
     """The shapes of the parts of `w` that this process reads."""
     read = []
-    placed = variables._placed
+    part_of = variables._part
 
-    def watched(parts, record, sharding):
+    def watched(parts, record, index):
+        part = part_of(parts, record, index)
         if record.key == ["w"]:
-            read.extend(list(part.result().shape) for part in parts.values())
-        return placed(parts, record, sharding)
+            read.append(list(part.shape))
+        return part
 
-    variables._placed = watched
+    variables._part = watched
     exporter.load(folder, mesh=mesh)
-    variables._placed = placed
+    variables._part = part_of
     return read
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.artifact import layout
+from exporter.artifact import blocks, layout
 from exporter.artifact.layout import (
     MANIFEST,
     FileRecord,
@@ -473,7 +473,7 @@ def test_records_are_sorted_and_hold_every_file_but_the_manifest(tmp_path):
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_a_file_of_several_blocks_has_the_digest_of_its_whole_content(tmp_path, extra):
-    data = random.Random(extra).randbytes(2 * layout._BLOCK_BYTES + extra)
+    data = random.Random(extra).randbytes(2 * blocks.BLOCK_BYTES + extra)
     write_files(tmp_path, {"variables/a": data})
     (record,) = record_files(tmp_path)
     assert record == FileRecord("variables/a", len(data), blake3.blake3(data).hexdigest())

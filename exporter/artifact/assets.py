@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from exporter.artifact.layout import ASSETS, digest_file
+from exporter.artifact import blocks
+from exporter.artifact.layout import ASSETS
 from exporter.errors import AssetNotFoundError, TrackingError
 
 # The relative path of a file of an asset, as parts; none for an asset that is a single file.
@@ -31,7 +32,7 @@ class Source:
 
     def content(self) -> tuple[tuple[Parts, str], ...]:
         """The same for two sources that hold the same."""
-        return tuple((parts, digest_file(path)) for parts, path in self.files.items())
+        return tuple((parts, blocks.digest(path)) for parts, path in self.files.items())
 
 
 def sources(places: Iterable[tuple[str, Path]]) -> list[Source]:

@@ -60,6 +60,7 @@ class LoadedConcrete:
             if spec.shape is None
         ]
         self._dtypes = [spec.dtype for spec in signature.inputs.values()]
+        self._only = None if self._open else self.programs.get(())
         self._is_plain = all(one.is_plain for one in programs)
         # Elsewhere variables hold arrays with values, and nobody needs to look.
         read = {id(v): v for one in programs for v in one.reads}.values()
@@ -81,12 +82,19 @@ class LoadedConcrete:
         """
         if not self._is_plain or is_tracing():
             return None
-        for value, dtype in zip(values, self._dtypes, strict=True):
-            kind = type(value)
-            if kind is not ARRAY and (kind is not np.ndarray or value.dtype is not dtype):  # type: ignore[attr-defined]  # an array
-                return None
-        bound = self.programs.get(self._ranks(values))
+        for value in values:
+            if type(value) is not ARRAY:
+                if not self._has_dtypes(values):
+                    return None
+                break
+        bound = self._only or self.programs.get(self._ranks(values))
         return None if bound is None else bound.quick(values)
+
+    def _has_dtypes(self, values: Sequence[object]) -> bool:
+        return all(
+            type(value) is ARRAY or (type(value) is np.ndarray and value.dtype is dtype)
+            for value, dtype in zip(values, self._dtypes, strict=True)
+        )
 
     def _ranks(self, values: Sequence[object]) -> tuple[int, ...]:
         """The numbers of axes of the inputs that may have any, by which a program is chosen."""

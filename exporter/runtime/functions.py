@@ -48,6 +48,8 @@ class LoadedSignature:
         self.name = name
         found = concrete.signature
         self.signature = Signature(name, found.inputs, found.outputs, found.defaults)
+        self._inputs = list(found.inputs)
+        self._outputs = list(found.outputs)
         self._concrete = concrete
         self._function = function
 
@@ -67,13 +69,16 @@ class LoadedSignature:
         Raises:
           BindError: naming every input that is missing, unknown or does not fit.
         """
-        outputs: Sequence[object] | None = None
-        if not args and kwargs.keys() == self.signature.inputs.keys():
-            outputs = self._concrete.quick([kwargs[name] for name in self.signature.inputs])
-        if outputs is None:
-            bound = bind(self.signature, args, kwargs)
-            outputs = self._concrete.run(bound.values, list(self.signature.inputs), self._refused)
-        return dict(zip(self.signature.outputs, outputs, strict=True))
+        if not args and len(kwargs) == len(self._inputs):
+            values = [kwargs.get(name) for name in self._inputs]
+            quick = self._concrete.quick(values)
+            if quick is not None:
+                if len(quick) == 1:  # the usual one, in a tenth of the time
+                    return {self._outputs[0]: quick[0]}
+                return dict(zip(self._outputs, quick, strict=True))
+        bound = bind(self.signature, args, kwargs)
+        outputs = self._concrete.run(bound.values, self._inputs, self._refused)
+        return dict(zip(self._outputs, outputs, strict=True))
 
     def _refused(self, problems: Sequence[str]) -> BindError:
         lines = "".join(f"\n  {problem}" for problem in problems)
