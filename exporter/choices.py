@@ -1,7 +1,9 @@
 """Whether options have values that can be. What is wrong is said at once."""
 
 import json
-from collections.abc import Mapping, Sequence
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.errors import OptionError
 
@@ -112,3 +114,49 @@ def _json_problem(value: object, where: str) -> str | None:
             "in variables, files in Assets, and other values as numbers or text."
         )
     return next((p for place, item in pairs if (p := _json_problem(item, place))), None)
+
+
+def as_cache(value: object) -> bool | str | os.PathLike[str]:
+    """Where compiled programs are kept: in the user's own cache, not at all, or in a folder.
+
+    Raises:
+      OptionError: if it is none of these.
+    """
+    if isinstance(value, bool | os.PathLike) or (isinstance(value, str) and value):
+        return value
+    raise OptionError(
+        "cache is True for the user's own cache folder, False for none, or the path of another; "
+        f"got {value!r}."
+    )
+
+
+def as_sizes(value: object) -> dict[str, tuple[int, ...]] | bool:
+    """The sizes of named axes, each with one or several. A flag stays one.
+
+    Raises:
+      OptionError: if it is neither a flag nor whole numbers by name, naming all that is wrong.
+    """
+    if isinstance(value, bool):
+        return value
+    check_names("warm", value)
+    assert isinstance(value, Mapping)
+    found, problems = {}, []
+    for name, sizes in value.items():
+        try:
+            several = sizes if isinstance(sizes, Iterable) else [sizes]
+            found[name] = tuple(dict.fromkeys(_whole(size) for size in several))
+        except TypeError:
+            problems.append(f"{name!r}: {sizes!r}")
+    problems += [f"{name!r}: {value[name]!r}" for name, sizes in found.items() if not sizes]
+    if problems:
+        raise OptionError(
+            "warm has a size, or a list of sizes, for each name of an axis, as in "
+            f"{{'batch': (1, 8), 'seq': 128}}; got {', '.join(problems)}."
+        )
+    return found
+
+
+def _whole(size: object) -> int:
+    if isinstance(size, bool):
+        raise TypeError
+    return operator.index(size)  # type: ignore[arg-type]  # it raises for what is no whole number

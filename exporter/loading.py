@@ -1,26 +1,31 @@
 """From an artifact to a model that can be called: the whole lower line of the map, on one page."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 
-from exporter import choices
+from exporter import choices, notices
 from exporter.artifact import records
 from exporter.artifact.layout import VARIABLES, checked_when_read
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
 from exporter.artifact.variables import read_variables
+from exporter.jax_dispatch import is_top_level
 from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
 from exporter.runtime.compat import check_program, check_runtime, check_tags
 from exporter.runtime.compiling import Compiler
+from exporter.runtime.concrete import LoadedConcrete
+from exporter.runtime.executables import ExecutableCache, cache_of
 from exporter.runtime.model import LoadedModel
+from exporter.runtime.origin import Origin
 from exporter.runtime.parts import part_of
 from exporter.runtime.placement import Placement, Shardings, placement_of
+from exporter.runtime.warming import Plan, planned
 from exporter.variable import Variable, mark_donated, without_value
 from signatures.dtypes import as_dtype
 
@@ -36,10 +41,13 @@ def load(
     skip_variables: bool = False,
     tags: str | Sequence[str] | None = None,
     custom_calls: Sequence[str] = (),
+    cache: bool | str | os.PathLike[str] = True,
+    warm: bool | Mapping[str, int | Sequence[int]] = False,
 ) -> LoadedModel:
     """The model in the folder `path`. None of the code that made it is needed.
 
-    Programs are compiled when they are first called. Nothing that was in the folder runs before.
+    Programs are compiled when they are first called, once for each shape, or found compiled in the
+    cache. Nothing that was in the folder runs before.
 
     Args:
       path: an artifact.
@@ -60,9 +68,20 @@ def load(
       tags: names that the artifact must have been saved with, among others.
       custom_calls: the native functions that programs may call by name although nobody promises
         that they exist, for example kernels that this process has registered with `jax.ffi`.
+      cache: where compiled programs are kept for other processes: `True` is the user's own cache,
+        `$XDG_CACHE_HOME/jax-exporter/executables` or the same in `~/.cache`; `False` is nowhere. A
+        folder may hold what `exporter compile` left there; programs of that folder are native code
+        that runs here, so choose none that strangers could have filled. What others can write to
+        is not read. A run of several processes has no cache.
+      warm: what to compile now instead of when it is first called: sizes of named axes, as in
+        `{"batch": (1, 8), "seq": 128}`, for every signature with each combination of the sizes of
+        its axes; or `True` for the signatures whose shapes are fixed and the shapes of the samples
+        that were saved with the model. Signatures with axes that have no name are compiled for
+        the shapes of their samples only.
 
     Raises:
-      OptionError: if `only` or `tags` are not text.
+      OptionError: if `only` or `tags` are not text, `cache` is no folder, or `warm` lacks the size
+        of an axis, has one that is not allowed, or names an axis that is not there.
       UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
@@ -71,6 +90,8 @@ def load(
       IncompatibleRuntimeError: if this JAX or this machine cannot run it.
       PlacementError: if variables cannot be placed so, naming each.
     """
+    kept = cache_of(choices.as_cache(cache))
+    wanted = choices.as_sizes(warm)
     vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
     with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
         place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
@@ -79,6 +100,9 @@ def load(
         check_tags(manifest, () if tags is None else choices.as_tags(tags), folder)
         if only is not None:
             manifest = part_of(whole, choices.as_paths("only", only))
+        plan = None
+        if wanted is not False:
+            plan = planned(manifest, None if wanted is True else wanted)
         model = _load(
             folder,
             manifest,
@@ -86,8 +110,11 @@ def load(
             verify=verify,
             skip_variables=skip_variables,
             custom_calls=vouched,
+            cache=kept,
         )
         model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
+    if plan is not None and is_top_level():  # nobody calls compiled code in a trace
+        _compile(model, plan)
     return model
 
 
@@ -99,6 +126,7 @@ def _load(
     verify: bool,
     skip_variables: bool,
     custom_calls: Sequence[str],
+    cache: ExecutableCache | None,
 ) -> LoadedModel:
     skipped = f"{VARIABLES}/" if skip_variables else None
     files = [one for one in manifest.files if verify and not _is_below(one.path, skipped)]
@@ -129,8 +157,22 @@ def _load(
     for program in manifest.programs:
         for number in set(program.variables) & set(program.updates):
             mark_donated(variables[number])
-    blueprint = Blueprint.of(folder, manifest, bytecode, placement, Compiler(None))
+    blueprint = Blueprint.of(folder, manifest, bytecode, placement, Compiler(cache))
     return blueprint.assembled(variables)
+
+
+def _compile(model: LoadedModel, plan: Plan) -> None:
+    """Compile what is planned, and tell what is not."""
+    for case in plan.cases:
+        concrete_of(model, case.concrete).prepare(case.shapes)
+    for name, reason in plan.left_out.items():
+        notices.warn(f"signature {name!r} is not compiled ahead: {reason}.")
+
+
+def concrete_of(model: LoadedModel, number: int) -> LoadedConcrete:
+    """The concrete function of that number in the manifest that a whole model was loaded from."""
+    origin: Origin = model.__dict__["__origin__"]
+    return origin.concrete[number]
 
 
 def _is_below(path: str, folder: str | None) -> bool:

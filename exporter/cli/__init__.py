@@ -11,18 +11,20 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from exporter.cli.compile import COMPILE
 from exporter.cli.run import RUN
 from exporter.cli.show import SHOW
 from exporter.cli.verify import VERIFY
 from exporter.runtime.describe import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY)
+COMMANDS = (SHOW, RUN, VERIFY, COMPILE)
 
 _EXAMPLES = """\
   exporter show digits/1
   exporter run digits/1 --inputs image=image.npy
-  exporter verify digits/1"""
+  exporter verify digits/1
+  exporter compile digits/1 --size batch=1,8"""
 
 # What a shell reports for a program that was stopped by SIGINT and by SIGPIPE.
 INTERRUPTED = 130
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exporter",
-        description="Look into saved JAX models, run and verify them, all without their code.",
+        description="Look into saved JAX models, run, verify and compile them without their code.",
         epilog=f"examples:\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -19,13 +19,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
 from exporter.errors import PlacementError
 from exporter.jax_dispatch import Choice, dispatcher, is_jit_disabled, is_top_level, run
 from exporter.keys import from_words, to_words
+from exporter.runtime.compiling import Outcome
 from exporter.runtime.programs import Embedded, LoadedProgram
 from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_raw
 from signatures.dtypes import KeyType, as_dtype
+from signatures.spec import TensorSpec, storage_shape
 
 # Weights of more than this take longer to read from memory than to pass.
 _MAX_EMBEDDED_BYTES = 2**20
@@ -118,6 +121,29 @@ class BoundProgram:
         except NotRememberedError:
             return None
 
+    def prepare(self, shapes: Sequence[tuple[int, ...]]) -> Outcome:
+        """Compile what a call would run with inputs of these shapes. Says what became of it."""
+        program, placement = self.program, self.program.placement
+        place = placement.rest if placement.mesh is not None else None
+        inputs = [
+            _struct(spec, shape, place) for spec, shape in zip(program.inputs, shapes, strict=True)
+        ]
+        if all(map(has_value, self.reads)):
+            binding = self._current()
+            state = [to_words(value) for value in get_all(self._state)]
+            arrays = [*binding.bound, *binding.passed, *state, *inputs]
+            return program.prepare(arrays, binding.embedded)
+        self._count = max(self._count, 1)  # what is embedded has to be known, so nothing is
+        variables = [
+            _struct(
+                program.takes[position],
+                self.reads[position].shape,
+                placement.variables[program.record.variables[position]],
+            )
+            for position in (*program.staying, *program.changing)
+        ]
+        return program.prepare([*variables, *inputs])
+
     def run(self, values: Sequence[jax.Array], names: Sequence[str]) -> list[jax.Array]:
         """The outputs for plain arrays that fit. State is written back.
 
@@ -128,9 +154,7 @@ class BoundProgram:
         Raises:
           PlacementError: if they lie on other devices than the variables.
         """
-        binding = self._binding
-        if binding is None or binding.latest is not self._changes.latest:
-            binding = self._bind()
+        binding = self._current()
         placed = self.program.placement.of_inputs(values)
         with self._lock:
             state = get_all(self._state)
@@ -148,6 +172,13 @@ class BoundProgram:
             return binding.call(*arrays)
         arrays = [*binding.bound, *arrays]
         return run(self.program.compiled(arrays, binding.embedded), arrays)
+
+    def _current(self) -> Binding:
+        """The variables as they are now, bound already or not."""
+        binding = self._binding
+        if binding is None or binding.latest is not self._changes.latest:
+            binding = self._bind()
+        return binding
 
     def _bind(self) -> Binding:
         """The variables as they are now."""
@@ -235,6 +266,14 @@ class Binder:
     def bound(self, program: LoadedProgram) -> BoundProgram:
         """The program with the variables it works on."""
         return BoundProgram(program, self._variables, self._changes, self._lock)
+
+
+def _struct(
+    spec: TensorSpec, shape: tuple[int, ...], place: jax.sharding.Sharding | None
+) -> jax.ShapeDtypeStruct:
+    """The type of the plain array that carries an array of this shape."""
+    dtype = spec.dtype if isinstance(spec.dtype, np.dtype) else np.dtype(np.uint32)
+    return jax.ShapeDtypeStruct(storage_shape(shape, spec.dtype), dtype, sharding=place)
 
 
 def _places(arrays: Sequence[object]) -> frozenset[frozenset[jax.Device]]:

@@ -12,6 +12,7 @@ from exporter.jax_dispatch import is_jit_disabled, is_top_level
 from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, to_words
 from exporter.runtime.bound import BoundProgram
+from exporter.runtime.compiling import Outcome
 from exporter.runtime.programs import LoadedProgram
 from exporter.variable import (
     Variable,
@@ -100,6 +101,11 @@ class LoadedConcrete:
         if not self._open:
             return ()
         return tuple(len(values[position].shape) for position in self._open)  # type: ignore[attr-defined]
+
+    def prepare(self, shapes: Sequence[tuple[int, ...]]) -> Outcome:
+        """Compile what a call would run with inputs of these shapes. Says what became of it."""
+        ranks = tuple(len(shapes[position]) for position in self._open)
+        return self.programs[ranks].prepare(shapes)
 
     def run(self, values: Sequence[object], names: Sequence[str], refuse: Refuse) -> list[object]:
         """The outputs for arrays that fit the signature. State is written back.

@@ -140,28 +140,34 @@ class ExecutableCache:
             os.utime(file)  # it was used now: access times are switched off on many disks
         return compiled
 
-    def put(self, key: str, compiled: jax.stages.Compiled) -> None:
-        """Keep a program for later processes, if it can be kept.
+    def put(self, key: str, compiled: jax.stages.Compiled) -> bool:
+        """Keep a program for later processes. Gives whether it is kept.
 
-        It must not have run yet: the CPU's sorts cannot be kept after that. Programs that call back
-        into Python never can, nor those of backends that give none of theirs.
+        It must have been compiled here, not read from any cache, and must not have run yet: the
+        CPU's compiler gives the whole of a program once. Programs that call back into Python cannot
+        be kept, nor those of backends that give none of theirs.
         """
         try:
             payload, _, _ = serialize_executable.serialize(compiled)
             text = compiled.as_text()
         except Exception:  # noqa: BLE001  # pickle and backends refuse in many ways
-            return
+            return False
         is_free = text is not None and "lapack" not in text
         content = _framed(key, (_WITHOUT_LAPACK if is_free else _WITH_LAPACK) + payload)
-        if len(content) > self.max_bytes:
-            return
-        if self.problem() is None:
-            with contextlib.suppress(OSError):  # a full disk, or one that was taken away
-                _write(self._file(key), content)
-                self._evict()
+        if len(content) > self.max_bytes or self.problem() is not None:
+            return False
+        with contextlib.suppress(OSError):  # a full disk, or one that was taken away
+            _write(self._file(key), content)
+            self._evict()
+            return True
+        return False
 
     def problem(self) -> str | None:
         """Why nothing can be kept in the folder, for those who ask for it, or `None`."""
+        options = jax.config.values
+        if options.get("jax_compilation_cache_dir") and options.get("jax_enable_compilation_cache"):
+            # What came out of JAX's cache loads when it is kept once more, and fails when it runs.
+            return "JAX keeps them already, in jax_compilation_cache_dir. Switch that off here"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.folder.stat()
@@ -175,10 +181,6 @@ class ExecutableCache:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             return f"{self.folder} cannot be written to"
         return None
-
-    def __contains__(self, key: str) -> bool:
-        """Whether there is a sound entry of that key. It may still be one that does not load."""
-        return self._read(self._file(key), key) is not None
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{digest_bytes(key.encode())}{_SUFFIX}"

@@ -14,7 +14,7 @@ from exporter.artifact.manifest import digest_of
 from exporter.artifact.records import ProgramRecord, replace
 from exporter.errors import IncompatibleRuntimeError
 from exporter.jax_internals import rebuild, shown_mesh
-from exporter.runtime.compiling import Compiler
+from exporter.runtime.compiling import Compiler, Outcome
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.binding import check_values
@@ -166,10 +166,23 @@ class LoadedProgram:
             )
         return found
 
+    def prepare(self, arrays: Sequence[Any], embedded: Embedded | None = None) -> Outcome:
+        """Compile ahead what `compiled` gives for the same arguments. Says what became of it."""
+        count = len(self._compiler.outcomes)
+        self.compiled(arrays, embedded)
+        return next(iter(self._compiler.outcomes[count:]), "found")
+
     def _structs(self, arrays: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-        """The types of the arrays, each bound to a place if the caller bound it."""
+        """The types of the arrays, each bound to a place if the caller bound it.
+
+        What is bound to none goes to the one device of the others. It is named, so that the code is
+        the same whichever arrays are bound.
+        """
         places = [_place(array) for array in arrays]
-        rest = None if any(places) else self.place
+        bound = next(filter(None, places), None)
+        rest = self.place if bound is None else bound
+        if bound is not None and not isinstance(bound, jax.sharding.SingleDeviceSharding):
+            rest = None
         return [
             jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place or rest)
             for array, place in zip(arrays, places, strict=True)
