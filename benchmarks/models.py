@@ -124,6 +124,31 @@ def total(count: int) -> Network:
     )
 
 
+def choose(terms: Sequence[jax.Array], x: jax.Array) -> jax.Array:
+    never = jnp.zeros(x.shape, bool)
+    for term in terms:
+        x = jax.lax.select(never, term, x)
+    return x
+
+
+def passed(count: int) -> Network:
+    """`count` variables that are passed to the program, which in the end reads none of them.
+
+    XLA's own time grows with the square of the arguments that a program for a CPU reads: 10,000 of
+    them take it minutes, whoever asks.
+    """
+    terms = [jnp.asarray(one) for one in parameters.terms(count)]
+    spec = exporter.TensorSpec((64,), jnp.float32, name="x")
+    return Network(
+        choose,
+        terms,
+        {"x": spec},
+        (choose, terms),
+        input_signature=[spec],
+        given={"x": parameters.ROWS[0]},
+    )
+
+
 def minilm() -> Network:
     """The sentence encoder of the example, with its published weights."""
     from flax import nnx
