@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 import by_hand
 import machine
 import models
-import numpy as np
 import processes
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, by_turns, report

@@ -12,13 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+import exporter
 import models
 import parameters
 import processes
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, report, timed
-
-import exporter
 
 SIZES = {
     "layers": (12, 24, 48),

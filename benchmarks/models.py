@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
-import parameters
 from jax import export
 
 import exporter
+import machine
+import parameters
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sentence_embedding.py"
 
