@@ -3,88 +3,169 @@
     python benchmarks/call.py
 
 The model adds its variables to a small input, so that nearly all of the time is the call itself.
-Both are called in turn, and the fastest of many rounds of each is taken: other work on the machine
-can only add to it. The result is a ratio, below 1 where the loaded signature is faster.
+Two models with state are called too, against the same step with its state held by hand.
 """
 
-import json
-import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import exporter
+import machine
+import models
+from goals import GOALS
+from measuring import Pass, Row, Side, arguments, by_turns, report
+from processes import Worker
 
 COUNTS = (4, 200, 1000)
-ROUNDS = 60
-CALLS = 10
+LENGTH, WIDTH = 512, 256
+
+METHOD = """Each side is called some times in a row and the last result is waited for; the sides
+take turns, round by round. Results are compared first. TensorFlow runs in a process of its own,
+which is idle while the other is timed. The model with a cache attends to 512 positions of
+float32[256] and writes one more at each call; by hand, its state is an argument whose memory is
+given away (`donate_argnums`) and a result that is kept for the next call."""
 
 
-class Sum:
-    """Adds `count` variables to its input."""
+class Cached:
+    """Attention over the inputs so far, which are kept in place."""
 
-    def __init__(self, count: int) -> None:
-        self.terms = [jnp.full((64,), i, jnp.float32) for i in range(count)]
+    def __init__(self) -> None:
+        self.count = exporter.Variable(jnp.int32(0), trainable=False)
+        self.kept = exporter.Variable(jnp.zeros((LENGTH, WIDTH)), trainable=False)
 
-    @exporter.function(input_signature=[exporter.TensorSpec(("batch", 64), jnp.float32)])
-    def add(self, x: jax.Array) -> jax.Array:
-        return add(self.terms, x)
-
-
-def add(terms: list[jax.Array], x: jax.Array) -> jax.Array:
-    for term in terms:
-        x = x + term
-    return x
+    @exporter.function(input_signature=[exporter.TensorSpec((WIDTH,), jnp.float32)])
+    def step(self, x: jax.Array) -> jax.Array:
+        (self.count.value, self.kept.value), result = attend((self.count.value, self.kept.value), x)
+        return result
 
 
-def fastest(*calls: Callable[[], jax.Array]) -> list[float]:
-    """The seconds of one call of each, the least of all rounds."""
-    best = [float("inf")] * len(calls)
-    for _ in range(ROUNDS):
-        for index, call in enumerate(calls):
-            start = time.perf_counter()
-            for _ in range(CALLS):
-                result = call()
-            result.block_until_ready()
-            best[index] = min(best[index], (time.perf_counter() - start) / CALLS)
-    return best
+class Counter:
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        self.count = exporter.Variable(jnp.int32(0), trainable=False)
+
+    @exporter.function(input_signature=[exporter.TensorSpec((WIDTH,), jnp.float32)])
+    def step(self, x: jax.Array) -> jax.Array:
+        self.count.value, result = counted(self.count.value, x)
+        return result
 
 
-def measure(count: int) -> dict[str, float]:
-    """The cost of one call with `count` variables, in microseconds."""
-    model = Sum(count)
+def attend(state: tuple[jax.Array, jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
+    count, kept = state
+    kept = jax.lax.dynamic_update_index_in_dim(kept, x, count % LENGTH, 0)
+    weights = jax.nn.softmax(jnp.where(jnp.arange(LENGTH) <= count, kept @ x, -jnp.inf))
+    return (count + 1, kept), weights @ kept
+
+
+def counted(count: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return count + 1, x + count.astype(x.dtype)
+
+
+def tensorflow_total(count: int) -> Callable[[], Any]:
+    """In a process of TensorFlow's own: its loaded signature, with an input of its own kind."""
+    import tensorflow as tf
+
+    import parameters
+    import tensorflow_models
+
+    model = tensorflow_models.Total(count)
+    with tempfile.TemporaryDirectory() as folder:
+        tensorflow_models.save(model, model.add, Path(folder, "1"))
+        loaded = tf.saved_model.load(str(Path(folder, "1")))
+    signature, x = loaded.signatures["serving_default"], tf.constant(parameters.ROWS)
+
+    def call() -> Any:
+        _ = loaded  # TensorFlow's signatures do not keep their variables alive
+        return signature(x=x)["output_0"]
+
+    return call
+
+
+def with_variables(count: int, run: Pass) -> list[Row]:
+    """The rows of a model with `count` variables."""
+    network = models.total(count)
+    with tempfile.TemporaryDirectory() as folder:
+        network.save(Path(folder, "1"), platforms=("cpu", "cuda"))
+        loaded = exporter.load(Path(folder, "1"))
+    signature, compiled = loaded.signatures["serving_default"], jax.jit(network.apply)
+    plain = network.given["x"]
+    x, terms = jnp.asarray(plain), network.parameters
+    sides: dict[str, Any] = {
+        "signature": lambda: signature(x=x)["output_0"],
+        "jit": lambda: compiled(terms, x),
+        "function": lambda: loaded(x),
+        "signature, NumPy": lambda: signature(x=plain)["output_0"],
+        "jit, NumPy": lambda: compiled(terms, plain),
+    }
+    missing = machine.missing("tensorflow")
+    with ExitStack() as stack:
+        if not missing:
+            sides["tensorflow"] = stack.enter_context(Worker(tensorflow_total, count=count))
+        check(sides)
+        found = by_turns(sides, rounds=run.pick(200, 10), number=10, warm_up=20, budget_s=20)
+    made = Side("`jax.jit`", "s", found["jit"])
+    ours = Side("signature", "s", found["signature"])
+    case = f"{count:,} variables"
+    peer = Side("TensorFlow", "s", found["tensorflow"]) if "tensorflow" in found else None
+    return [
+        Row(f"{case}, JAX arrays", ours, made, GOALS[f"call/{count}"]),
+        Row(
+            f"{case}, NumPy inputs",
+            Side("signature", "s", found["signature, NumPy"]),
+            Side("`jax.jit`", "s", found["jit, NumPy"]),
+            GOALS[f"call/{count}"],
+        ),
+        Row(f"{case}, attached function", Side("function", "s", found["function"]), ours),
+        Row(case, ours, peer, GOALS["call/tensorflow"], missing),
+    ]
+
+
+def check(sides: dict[str, Any]) -> None:
+    """Whether all sides compute the same. Each is called once: some count their calls."""
+    results = {
+        name: np.asarray(side.result() if isinstance(side, Worker) else side())
+        for name, side in sides.items()
+    }
+    for result in results.values():
+        np.testing.assert_allclose(result, results["jit"], rtol=1e-6)
+
+
+def with_state(what: str, model: Any, step: Callable[..., Any], state: Any, run: Pass) -> Row:
+    """The row of a model with state, against `step` with `state` held by hand."""
     with tempfile.TemporaryDirectory() as folder:
         exporter.save(model, Path(folder, "1"), platforms=("cpu", "cuda"))
         loaded = exporter.load(Path(folder, "1"))
-    signature, compiled = loaded.signatures["serving_default"], jax.jit(add)
-    x = jnp.ones((8, 64), jnp.float32)
-    assert jnp.array_equal(signature(x=x)["output_0"], compiled(model.terms, x))
-    ours, original = fastest(lambda: signature(x=x)["output_0"], lambda: compiled(model.terms, x))
-    return {"variables": count, "loaded_us": 1e6 * ours, "jit_us": 1e6 * original}
+    signature = loaded.signatures["serving_default"]
+    compiled = jax.jit(step, donate_argnums=0)
+    held = [jax.tree.map(jnp.copy, state)]
+    x = jnp.ones(WIDTH)
+
+    def by_hand() -> jax.Array:
+        held[0], result = compiled(held[0], x)
+        return result
+
+    sides = {"signature": lambda: signature(x)["output_0"], "jit": by_hand}
+    for _ in range(3):
+        check(sides)
+    found = by_turns(sides, rounds=run.pick(200, 10), number=10, warm_up=20, budget_s=20)
+    return Row(what, Side("signature", "s", found["signature"]), Side("by hand", "s", found["jit"]))
 
 
 def main() -> None:
-    rows = [measure(count) for count in COUNTS]
-    print("variables   loaded signature   jax.jit of the original   ratio")
-    for row in rows:
-        ratio = row["loaded_us"] / row["jit_us"]
-        print(
-            f"{row['variables']:9.0f}   {row['loaded_us']:13.1f} us   "
-            f"{row['jit_us']:20.1f} us   {ratio:5.2f}"
-        )
-    machine = {
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
-    results = Path(__file__).parent / "results" / "call.json"
-    results.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    run = arguments(__doc__)
+    rows = [row for count in COUNTS for row in with_variables(count, run)]
+    rows.append(with_state("a counter", Counter(), counted, jnp.int32(0), run))
+    cache = (jnp.int32(0), jnp.zeros((LENGTH, WIDTH)))
+    rows.append(with_state("a cache", Cached(), attend, cache, run))
+    report("call", __doc__.splitlines()[0], METHOD, rows, run)
 
 
 if __name__ == "__main__":
