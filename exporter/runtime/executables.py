@@ -124,9 +124,9 @@ class ExecutableCache:
         payload = self._read(file, key)
         if payload is None:
             return None
-        if payload[:1] == _WITH_LAPACK:
-            initialize_lapack()
         try:
+            if payload[:1] == _WITH_LAPACK:
+                initialize_lapack()
             compiled: jax.stages.Compiled = serialize_executable.deserialize_and_load(
                 payload[1:],
                 jax.tree.structure(((0,) * inputs, {})),
@@ -148,6 +148,8 @@ class ExecutableCache:
         CPU's compiler gives the whole of a program once. Programs that call back into Python cannot
         be kept, nor those of backends that give none of theirs.
         """
+        if self.problem() is not None:
+            return False
         try:
             payload, _, _ = serialize_executable.serialize(compiled)
             text = compiled.as_text()
@@ -155,7 +157,7 @@ class ExecutableCache:
             return False
         is_free = text is not None and "lapack" not in text
         content = _framed(key, (_WITHOUT_LAPACK if is_free else _WITH_LAPACK) + payload)
-        if len(content) > self.max_bytes or self.problem() is not None:
+        if len(content) > self.max_bytes:
             return False
         with contextlib.suppress(OSError):  # a full disk, or one that was taken away
             _write(self._file(key), content)
