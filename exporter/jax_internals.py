@@ -11,7 +11,8 @@
 - `jax._src.interpreters.batching`: whether a traced array is one of many under `jax.vmap`, for a
   message. When it goes, JAX's own takes its place.
 - the trace that a traced array belongs to, and the one that is running: what a function leaves must
-  be of the latter. When they go, functions that leave others are no longer refused by name.
+  be of the latter. When they go, functions that leave others are no longer refused by name, and an
+  operation on constants tells whether JAX traces.
 - `jax._src.interpreters.partial_eval`: a jaxpr becomes part of a trace as it is. When it goes, its
   equations are traced one by one, which takes a third as long as tracing the user's code did.
 - `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
@@ -560,6 +561,13 @@ def tensor_type(shape: Sequence[int | str], dtype: DType) -> str:
 def _element(dtype: np.dtype[np.generic]) -> str:
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
         return str(mlir.dtype_to_ir_type(dtype))
+
+
+def is_tracing() -> bool:
+    """Whether JAX traces: arrays made now have no values, even those of constants alone."""
+    if isinstance(core.trace_ctx.trace, core.EvalTrace):
+        return False  # known without an operation, which XLA would have to compile first: 25 ms
+    return isinstance(jnp.zeros(()) + 0, jax.core.Tracer)
 
 
 def is_of_this_trace(array: object) -> bool:
