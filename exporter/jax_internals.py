@@ -114,8 +114,9 @@ def exported_module(
         # On the way to bytecode JAX says in StableHLO what other dialects mean.
         module = _read(_to_bytecode(module)) if kept else module
         with module.context:
-            _call_new_composites(module)
-            _forget_meshes(module)
+            found = _operations(module)
+            _call_new_composites(found.get("stablehlo.composite", ()))
+            _forget_meshes(module, found)
     if not keep_locations:
         with module.context:
             passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
@@ -194,16 +195,16 @@ def _dialects(names: Iterable[str]) -> set[str]:
 _KNOWN_COMPOSITES = frozenset({"chlo.erf", "chlo.top_k"})
 
 
-def _call_new_composites(module: ir.Module) -> None:
+def _call_new_composites(composites: Iterable[ir.Operation]) -> None:
     """Call the function that defines an operation, where older readers lack the operation.
 
     A composite names an operation and a function that computes the same. Readers of JAX 0.10 fall
     back on the function where they do not know the operation, but not for named axes: their sizes
     are refined everywhere but there.
     """
-    composites = _operations(module).get("stablehlo.composite", ())
-    found = [one for one in composites if _text(one, "name") not in _KNOWN_COMPOSITES]
-    for operation in found:
+    for operation in composites:
+        if _text(operation, "name") in _KNOWN_COMPOSITES:
+            continue
         with ir.InsertionPoint(operation), operation.location:
             results = [result.type for result in operation.results]
             definition = ir.FlatSymbolRefAttr(operation.attributes["decomposition"])
@@ -280,13 +281,12 @@ CONSTRAINT = "exporter.sharding_constraint"
 Spec = list[list[str] | None]
 
 
-def _forget_meshes(module: ir.Module) -> None:
+def _forget_meshes(module: ir.Module, found: Mapping[str, Sequence[ir.Operation]]) -> None:
     """Turn the sharding constraints of a module into composites, which name axes and no sizes.
 
     A module that computes on the shard of each device (`jax.shard_map`) keeps its mesh: it is a
-    program for that many devices.
+    program for that many devices. `found` are its operations by name.
     """
-    found = _operations(module)
     if "sdy.manual_computation" in found:
         return
     # With explicit axes JAX constrains every array to what its type says. The types of arrays that
