@@ -249,7 +249,7 @@ def test_what_orbax_wrote_otherwise_is_read_by_tensorstore(tmp_path, monkeypatch
 
     asked = by_tensorstore(monkeypatch)
     array = np.arange(6000, dtype=np.float32).reshape(2, 3000)
-    arguments = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=12000), {"w": 0})
+    arguments = {"w": ocp.SaveArgs(chunk_byte_size=12000)}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
         checkpointer.save(tmp_path / "variables", {"w": array}, save_args=arguments)
     (found,) = read_variables(tmp_path, [record(("w",), array)], HERE)
