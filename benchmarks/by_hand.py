@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+
 from models import Network
 
 ALL = ("cpu", "cuda", "rocm", "tpu")

@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+import exporter
 import machine
 import models
-import numpy as np
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, by_turns, report
 from processes import Worker
-
-import exporter
 
 COUNTS = (4, 200, 1000)
 LENGTH, WIDTH = 512, 256
@@ -71,8 +71,9 @@ def counted(count: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def tensorflow_total(count: int) -> Callable[[], Any]:
     """In a process of TensorFlow's own: its loaded signature, with an input of its own kind."""
-    import parameters
     import tensorflow as tf
+
+    import parameters
     import tensorflow_models
 
     model = tensorflow_models.Total(count)

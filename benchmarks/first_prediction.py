@@ -3,16 +3,15 @@
 python benchmarks/first_prediction.py
 """
 
-import os
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 import by_hand
 import machine
 import models
-import numpy as np
 import processes
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, by_turns, report
@@ -101,15 +100,9 @@ def measure(name: str, folder: Path, run: Pass) -> list[Row]:
 
 def start(folder: Path, code: str, place: str, env: dict[str, str]) -> Callable[[], str]:
     """One run of a script, which gives what it printed."""
-    home = {"XDG_CACHE_HOME": str(folder / "cache")}
+    env = {**processes.apart(folder / "cache"), **env}
     given = (folder / place, folder / "inputs.npz")
-    return partial(_start, code, given, {**home, **env}, folder)
-
-
-def _start(code: str, given: tuple[Path, Path], env: dict[str, str], folder: Path) -> str:
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), root)))
-    return processes.run(code, *given, env={**env, "PYTHONPATH": path}, cwd=folder).last_line
+    return lambda: processes.run(code, *given, env=env, cwd=folder).last_line
 
 
 def cached(folder: Path) -> dict[str, str]:

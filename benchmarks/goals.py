@@ -58,9 +58,11 @@ _ALL = (
     _at_most(
         "variables/load_peak", "peak memory of loading 1 GB", "the size of the variables", 1.5
     ),
-    _at_most("growth/layers", "cost of a layer among 48", "among 12", 1.3),
-    _at_most("growth/variables", "cost of a variable among 10,000", "among 1,000", 1.3),
-    _at_most("growth/signatures", "cost of a signature among 100", "among 10", 1.3),
+    _at_most("growth/layers", "cost of one more layer, from 24 to 48", "from 12 to 24", 1.3),
+    _at_most(
+        "growth/variables", "cost of one more variable, from 1,000 to 10,000", "from 100 on", 1.3
+    ),
+    _at_most("growth/signatures", "cost of one more signature, from 10 to 100", "from 1 on", 1.3),
 )
 
 GOALS = {goal.key: goal for goal in _ALL}

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
-import parameters
 from jax import export
 
 import exporter
+import machine
+import parameters
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sentence_embedding.py"
 
@@ -121,6 +121,31 @@ def total(count: int) -> Network:
         (add, terms),
         input_signature=[spec],
         given={"x": parameters.ROWS},
+    )
+
+
+def choose(terms: Sequence[jax.Array], x: jax.Array) -> jax.Array:
+    never = jnp.zeros(x.shape, bool)
+    for term in terms:
+        x = jax.lax.select(never, term, x)
+    return x
+
+
+def passed(count: int) -> Network:
+    """`count` variables that are passed to the program, which in the end reads none of them.
+
+    XLA's own time grows with the square of the arguments that a program for a CPU reads: 10,000 of
+    them take it minutes, whoever asks.
+    """
+    terms = [jnp.asarray(one) for one in parameters.terms(count)]
+    spec = exporter.TensorSpec((64,), jnp.float32, name="x")
+    return Network(
+        choose,
+        terms,
+        {"x": spec},
+        (choose, terms),
+        input_signature=[spec],
+        given={"x": parameters.ROWS[0]},
     )
 
 

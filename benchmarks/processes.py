@@ -67,6 +67,12 @@ def run(
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
+def apart(cache: Path) -> dict[str, str]:
+    """The environment of a script that runs elsewhere and keeps what it caches in a folder."""
+    paths = (os.environ.get("PYTHONPATH"), str(FOLDER.parent))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_CACHE_HOME": str(cache)}
+
+
 def in_new_process(
     function: Callable[..., Any], *, env: Mapping[str, str] | None = None, **arguments: object
 ) -> Any:

@@ -8,14 +8,14 @@ A server does so when a model of the same programs comes with new values.
 import tempfile
 from pathlib import Path
 
-import by_hand
 import jax
-import models
 import numpy as np
+
+import by_hand
+import exporter
+import models
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, by_turns, report
-
-import exporter
 
 METHOD = """In one process, by turns: `exporter.load` and one call of the signature; by hand,
 `jax.export.deserialize`, a restore with Orbax, and one call of a new `jit(exported.call)`; and the

@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import by_hand
 import jax
 import jax.numpy as jnp
+
+import by_hand
+import exporter
 import models
 import processes
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, by_turns, report, timed
-
-import exporter
 
 METHOD = """By turns, each time into a new folder of the same file system: `exporter.save` of the
 whole model, and by hand one `jax.export` of the function for the same platforms, its `serialize`

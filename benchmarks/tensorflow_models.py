@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import parameters
 import tensorflow as tf
+
+import parameters
 
 
 class Transformer(tf.Module):

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import by_hand
 import jax
 import jax.numpy as jnp
+
+import by_hand
+import exporter
 import processes
 from goals import GOALS
 from measuring import Pass, Row, Side, arguments, by_turns, report, timed
-
-import exporter
 
 # 64 arrays of 4 million random numbers, which no compression makes much smaller.
 COUNT, LENGTH = 64, 2**22
