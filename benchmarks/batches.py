@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-import minilm
 import numpy as np
+
+import minilm
 import resnet
 
 # Each gives the inputs for a number of examples.

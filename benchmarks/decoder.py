@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gpt_jax
-import jax
-import machine
 import numpy as np
+
+import gpt_jax
+import machine
 from measuring import Pass, Row, Side, by_turns, report
 from processes import ProcessError, Worker, in_new_process
 
@@ -49,11 +49,12 @@ def torch_compiled(**given: Any) -> Callable[[], Any]:
 
 
 OURS, ORIGINAL = "loaded signatures", "`jax.jit` by hand"
+EAGER, COMPILED = "PyTorch", "PyTorch, compiled"
 SIDES: Mapping[str, Callable[..., Any]] = {
     OURS: gpt_jax.loaded,
     ORIGINAL: gpt_jax.original,
-    "PyTorch": torch_eager,
-    "PyTorch, compiled": torch_compiled,
+    EAGER: torch_eager,
+    COMPILED: torch_compiled,
 }
 
 
@@ -73,6 +74,8 @@ class Case:
             in_new_process(gpt_jax.prepare, env=ENV, size=self.size, folder=saved)
             workers, results = {}, {}
             for name, side in SIDES.items():
+                if name == COMPILED and not self.tokens:  # a prompt is no step
+                    continue
                 if lacks.setdefault(name, self.missing(name)):
                     continue
                 worker = stack.enter_context(
@@ -96,10 +99,11 @@ class Case:
             return by_turns(workers, rounds=rounds, budget_s=budget), lacks
 
     def missing(self, name: str) -> list[str]:
-        if not name.startswith("PyTorch"):
-            return []
-        compiler = name.endswith("compiled") and shutil.which("g++") is None
-        return [*machine.missing("torch"), *(["g++"] if compiler else [])]
+        if name == COMPILED and self.run.quick:
+            return ["a full pass"]
+        if name == COMPILED and shutil.which("g++") is None:
+            return ["g++"]
+        return machine.missing("torch") if name in {EAGER, COMPILED} else []
 
 
 def check(results: Mapping[str, Any]) -> None:
@@ -122,10 +126,9 @@ def rows(what: str, unit: str, case: Case, told: Callable[[float], float]) -> li
             Side(OURS, unit, figures[OURS]),
             Side(name, unit, figures[name]) if name in figures else None,
             missing=lacks[name],
-            inverted=unit.endswith("/s"),
-            parameters={"size": case.size, "tokens": case.tokens},
+            parameters={"decoder": case.size, "tokens": case.tokens},
         )
-        for name in SIDES
+        for name in lacks
         if name != OURS
     ]
 
@@ -156,8 +159,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("gpt2", "small"), help="gpt2 on a GPU, else small")
     given = parser.parse_args()
     run = Pass(given.quick, given.keep or not given.quick)
-    device = jax.devices()[0].platform
-    size = given.size or ("small" if device == "cpu" else "gpt2")
+    size = given.size or ("small" if machine.described()["device"] == "cpu" else "gpt2")
     report("decoder", __doc__.splitlines()[0], METHOD, measure(size, run), run)
 
 

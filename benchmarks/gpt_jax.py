@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import gpt
 import jax
 import jax.numpy as jnp
 
 import exporter
+import gpt
 from exporter import TensorSpec, Variable
 
 # Numbers of all libraries are compared, so none of them may round products to fewer digits.

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import gpt
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+import gpt
 
 
 class Layer(nn.Module):

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-import minilm
 import tensorflow as tf
+
+import minilm
 
 SPEC = tf.TensorSpec((None, None), tf.int32)
 

@@ -4,6 +4,7 @@ That is told by the environment variable `KERAS_BACKEND` when the process starts
 """
 
 import keras
+
 import resnet
 
 

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import batches
 import numpy as np
+
+import batches
 
 
 def prepare(network: str, folder: str) -> None:
     """Save the network, as a user would: for any number of examples and every platform."""
-    import models
-
     import exporter
+    import models
 
     if network == "MiniLM":
         models.minilm().save(Path(folder))
@@ -38,6 +38,7 @@ def loaded(network: str, folder: str, batch: int) -> Callable[[], np.ndarray]:
 def original(network: str, folder: str, batch: int) -> Callable[[], np.ndarray]:  # noqa: ARG001  # all sides are called alike
     """`jax.jit` of the network itself, its parameters passed as arguments."""
     import jax
+
     import models
 
     given = batches.INPUTS[network](batch).values()

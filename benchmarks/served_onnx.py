@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable
 
-import batches
 import numpy as np
+
+import batches
 import served_torch
 
 

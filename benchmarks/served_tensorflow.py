@@ -3,15 +3,17 @@
 import os
 from collections.abc import Callable
 
-import batches
 import numpy as np
+
+import batches
 
 
 def prepare(network: str, folder: str) -> None:
     """Write the SavedModel; Keras writes that of its own network itself."""
     if network == "MiniLM":
-        import minilm_tensorflow
         import tensorflow as tf
+
+        import minilm_tensorflow
 
         encoder = minilm_tensorflow.SentenceEncoder()
         tf.saved_model.save(encoder, folder, signatures={"serving_default": encoder.embed})

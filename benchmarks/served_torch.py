@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import batches
 import numpy as np
+
+import batches
 
 # The most examples that an exported network takes. Two are traced: of one, sizes are guessed.
 MOST = 1024
@@ -14,6 +15,7 @@ MOST = 1024
 def network_and_inputs(network: str, batch: int) -> tuple[Any, tuple[Any, ...]]:
     """The network of PyTorch with all the threads that this process may use, and its inputs."""
     import torch
+
     import torch_models
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -25,14 +27,16 @@ def network_and_inputs(network: str, batch: int) -> tuple[Any, tuple[Any, ...]]:
 
 
 def eager(network: str, folder: str, batch: int) -> Callable[[], np.ndarray]:  # noqa: ARG001  # all sides are called alike
-    """The network itself."""
+    """The network itself, on a GPU where there is one."""
     import torch
 
     model, given = network_and_inputs(network, batch)
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(place)
 
     @torch.inference_mode()
     def call() -> np.ndarray:
-        return model(*given).numpy()
+        return model(*(one.to(place) for one in given)).cpu().numpy()
 
     return call
 

