@@ -159,8 +159,10 @@ def main() -> None:
     parser.add_argument("--size", choices=("gpt2", "small"), help="gpt2 on a GPU, else small")
     given = parser.parse_args()
     run = Pass(given.quick, given.keep or not given.quick)
-    size = given.size or ("small" if machine.described()["device"] == "cpu" else "gpt2")
-    report("decoder", __doc__.splitlines()[0], METHOD, measure(size, run), run)
+    card = machine.card()
+    size, name = ("small", "decoder") if card == "cpu" else ("gpt2", f"decoder_{card}")
+    question = __doc__.splitlines()[0]
+    report(name, question, METHOD, measure(given.size or size, run), run, command="decoder")
 
 
 if __name__ == "__main__":

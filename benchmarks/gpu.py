@@ -4,7 +4,6 @@ python benchmarks/gpu.py
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -172,8 +171,7 @@ def main() -> None:
     if device == "cpu":
         print("JAX finds no GPU here: these are figures of the CPU, and are not kept.")
         run = Pass(run.quick, keep=False)
-    name = f"gpu_{re.sub('[^a-z0-9]+', '_', device.lower())}"
-    report(name, f"{QUESTION} ({device})", METHOD, rows, run, command="gpu")
+    report(f"gpu_{machine.card()}", f"{QUESTION} ({device})", METHOD, rows, run, command="gpu")
 
 
 if __name__ == "__main__":
