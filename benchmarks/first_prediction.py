@@ -81,7 +81,7 @@ def measure(name: str, folder: Path, run: Pass) -> list[Row]:
         scripts["TensorFlow"] = (TENSORFLOW, "tensorflow", {})
     starts = {side: start(folder, *script) for side, script in scripts.items()}
     check(starts)
-    found = by_turns(starts, rounds=run.pick(9, 3), warm_up=0, budget_s=110)
+    found = by_turns(starts, rounds=run.pick(9, 3), warm_up=0, budget_s=80)
     ours = Side("the script", "s", found["here"])
     rows = [
         Row(name, ours, Side("by hand", "s", found["by hand"]), GOALS["first/by_hand"]),

@@ -58,11 +58,9 @@ _ALL = (
     _at_most(
         "variables/load_peak", "peak memory of loading 1 GB", "the size of the variables", 1.5
     ),
-    _at_most("growth/layers", "cost of one more layer, from 24 to 48", "from 12 to 24", 1.3),
-    _at_most(
-        "growth/variables", "cost of one more variable, from 1,000 to 10,000", "from 100 on", 1.3
-    ),
-    _at_most("growth/signatures", "cost of one more signature, from 10 to 100", "from 1 on", 1.3),
+    _at_most("growth/layers", "cost of each of 48 layers", "each of 24", 1.3),
+    _at_most("growth/variables", "cost of each of 10,000 variables", "each of 1,000", 1.3),
+    _at_most("growth/signatures", "cost of each of 100 signatures", "each of 10", 1.3),
 )
 
 GOALS = {goal.key: goal for goal in _ALL}

@@ -36,7 +36,7 @@ def main() -> None:
     run = arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         models.total(4).save(Path(folder, "1"))
-        found = by_turns(starts(Path(folder)), rounds=run.pick(11, 3), budget_s=50)
+        found = by_turns(starts(Path(folder)), rounds=run.pick(11, 3), budget_s=30)
     jax = Side("`import jax`", "s", found["jax"])
     loading = Side("`exporter.load`", "s", found["load"])
     rows = [

@@ -169,6 +169,8 @@ def by_turns(
     end = time.perf_counter() + budget_s
     collects = gc.isenabled()
     gc.disable()  # a collection would fall to one of the sides, whoever left the garbage
+    gc.collect()
+    gc.freeze()  # what is there now need not be looked through after each round
     try:
         for index in range(rounds):
             if index >= FEWEST_ROUNDS and time.perf_counter() > end:
@@ -177,6 +179,7 @@ def by_turns(
                 found[name].append(timers[name](number))
             gc.collect()
     finally:
+        gc.unfreeze()
         if collects:
             gc.enable()
     return found

@@ -25,8 +25,8 @@ def _draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     kinds = list(dict.fromkeys(row["parameters"]["kind"] for row in rows))
     figure, panels = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.4), squeeze=False)
     for panel, kind in zip(panels[0], kinds, strict=True):
-        _panel(panel, [row for row in rows if row["parameters"]["kind"] == kind])
         panel.set(xscale="log", yscale="log", xlabel=kind)
+        _panel(panel, [row for row in rows if row["parameters"]["kind"] == kind])
     panels[0][0].set_ylabel("seconds")
     panels[0][-1].legend(fontsize="small")
     figure.tight_layout()
@@ -44,5 +44,5 @@ def _panel(panel: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         )
         linear = [times[-1] * size / sizes[-1] for size in sizes]
         panel.plot(sizes, linear, color=drawn.get_color(), linewidth=0.7, linestyle=":")
-    panel.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     panel.minorticks_off()
+    panel.set_xticks(sizes, [f"{size:,}" for size in sizes])

@@ -44,7 +44,7 @@ def measure(name: str, folder: Path, run: Pass) -> list[Row]:
 
     np.testing.assert_allclose(here(), there(), atol=1e-5)
     sides = {"here": here, "there": there, "alone": program_alone}
-    found = by_turns(sides, rounds=run.pick(15, 3), budget_s=50)
+    found = by_turns(sides, rounds=run.pick(15, 3), budget_s=30)
     ours = Side("load and call", "s", found["here"])
     goal = GOALS["reload"] if name == "12-layer transformer" else None
     return [

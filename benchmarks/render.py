@@ -47,7 +47,7 @@ def rendered(results: Results) -> str:
     """All that stands between the marks."""
     parts = ["\n".join(machines(results)), "\n".join(goals(results))]
     parts += ["\n".join(question(name, document)) for name, document in results.items()]
-    return "\n\n".join(parts)
+    return "\n\n".join(part.rstrip() for part in parts)
 
 
 def machines(results: Results) -> Iterator[str]:

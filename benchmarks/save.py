@@ -47,7 +47,7 @@ def measure(name: str, folder: Path, run: Pass) -> list[Row]:
         "one": into_new(folder / "one", lambda path: network.save(path, ("cpu",))),
         "there": into_new(folder / "there", lambda path: by_hand.save(network, path)),
     }
-    found = by_turns(sides, rounds=run.pick(9, 3), budget_s=60)
+    found = by_turns(sides, rounds=run.pick(9, 3), budget_s=40)
     programs = size(folder / "here" / "0" / "programs")
     exported = (folder / "there" / "0" / "program").stat().st_size
     ours = Side("save", "s", found["here"])
@@ -93,7 +93,7 @@ def platforms(run: Pass) -> Row:
             "four": into_new(folder, network.save),
             "one": into_new(folder, lambda path: network.save(path.with_suffix(".one"), ("cpu",))),
         }
-        found = by_turns(sides, rounds=run.pick(15, 3), budget_s=50)
+        found = by_turns(sides, rounds=run.pick(15, 3), budget_s=30)
     return Row(
         "12 layers of float32[32]",
         Side("4 platforms", "s", found["four"]),

@@ -132,7 +132,7 @@ def loads(folder: Path, run: Pass) -> list[Row]:
         ),
         "orbax": partial(restore, folder / "orbax"),
     }
-    found = by_turns(sides, rounds=run.pick(9, 3), budget_s=60)
+    found = by_turns(sides, rounds=run.pick(9, 3), budget_s=40)
     speeds = {name: [COUNT * LENGTH * 4 / one for one in times] for name, times in found.items()}
     ours = Side("load", "B/s", speeds["load"])
     return [
@@ -168,7 +168,7 @@ def saves(tree: dict[str, jax.Array], run: Pass) -> Row:
             "here": lambda: save(tree, new()),
             "orbax": lambda: by_hand.write_variables(tree, new()),
         }
-        found = by_turns(sides, rounds=run.pick(5, 3), warm_up=1, budget_s=60)
+        found = by_turns(sides, rounds=run.pick(5, 3), warm_up=1, budget_s=40)
     size = COUNT * LENGTH * 4
     return Row(
         "save",

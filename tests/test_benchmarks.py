@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goals import GOALS
@@ -39,12 +39,14 @@ def test_results_name_no_path():
         assert not re.search(r"(?<![\w`])/\w", file.read_text()), file.name
 
 
+@settings(max_examples=30)
 @given(TIMES)
 def test_a_spread_is_what_numpy_finds(times):
     expected = [*np.percentile(times, [0, 25, 50, 75, 100]), len(times)]
     np.testing.assert_allclose(list(vars(Spread.of(times)).values()), expected, rtol=1e-9)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3)), min_size=1))
 def test_ratios_are_of_rounds_and_invert(pairs):
     one, other = (
