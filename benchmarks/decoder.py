@@ -17,7 +17,7 @@ import numpy as np
 import gpt_jax
 import machine
 from measuring import Pass, Row, Side, by_turns, report
-from processes import ProcessError, Worker, in_new_process
+from processes import ProcessError, Worker, in_new_process, last_line, unimportable
 
 PROMPT = 32
 # How far the logits of two libraries may lie apart, in parts of the greatest.
@@ -91,7 +91,7 @@ class Case:
                 try:
                     results[name] = worker.result()
                 except ProcessError as error:  # installed, but it does not run on this machine
-                    lacks[name] = [f"{name} to run: {str(error).splitlines()[-1][:200]}"]
+                    lacks[name] = [f"{name} to work: {last_line(error)}"]
                     continue
                 workers[name] = worker
             check(results)
@@ -103,7 +103,7 @@ class Case:
             return ["a full pass"]
         if name == COMPILED and shutil.which("g++") is None:
             return ["g++"]
-        return machine.missing("torch") if name in {EAGER, COMPILED} else []
+        return unimportable("torch") if name in {EAGER, COMPILED} else []
 
 
 def check(results: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import models
 import served_jax
 import served_torch
 from measuring import Pass, Row, Side, arguments, by_turns, report
-from processes import Worker, in_new_process
+from processes import Worker, in_new_process, unimportable
 
 COUNTS = (4, 200, 1000)
 BATCHES = (1, 32, 128)
@@ -133,7 +133,7 @@ def first_prediction_of(name: str, run: Pass) -> Row:
 def throughput(run: Pass) -> list[Row]:
     """Examples a second of MiniLM, and how far its results are from those of the CPU."""
     sides = {"signature": served_jax.loaded, ORIGINAL: served_jax.original}
-    if not (missing := machine.missing("torch")):
+    if not (missing := unimportable("torch")):
         sides["PyTorch"] = served_torch.eager
     sizes = list(BATCHES[: run.pick(len(BATCHES), 1)])
     how = {"rounds": run.pick(40, 3), "number": 5, "warm_up": 5, "budget_s": run.pick(20, 2)}

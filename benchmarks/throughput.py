@@ -22,7 +22,7 @@ import served_onnx
 import served_tensorflow
 import served_torch
 from measuring import Pass, Row, Side, arguments, by_turns, report
-from processes import ProcessError, Worker, in_new_process
+from processes import ProcessError, Worker, in_new_process, last_line, unimportable
 
 NETWORKS = ("MiniLM", "ResNet-50")
 BATCHES = (1, 8, 32)
@@ -67,7 +67,7 @@ class Peer:
 
     def missing(self) -> list[str]:
         commands = [self.command] if self.command and shutil.which(self.command) is None else []
-        return [*machine.missing(*self.modules), *commands]
+        return [*unimportable(*self.modules), *commands]
 
 
 ON_JAX = {"KERAS_BACKEND": "jax"}
@@ -116,7 +116,7 @@ def lack(network: str, peer: Peer, folder: Path, run: Pass) -> list[str]:
     try:
         prepare(network, peer, folder)
     except ProcessError as error:  # installed, but it does not run on this machine
-        return [f"{peer.name} to run: {str(error).splitlines()[-1][:200]}"]
+        return [f"{peer.name} to work: {last_line(error)}"]
     return []
 
 
@@ -147,7 +147,7 @@ def measure(
             workers,
             rounds=run.pick(25, 3),
             number=number,
-            warm_up=3,
+            warm_up=number,
             budget_s=run.pick(BUDGET_S, 1),
         )
     speeds = {name: [batch / seconds for seconds in found[name]] for name in found}
