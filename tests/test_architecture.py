@@ -125,6 +125,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.loading": (
         *_BASE,
         *_SHARED,
+        "exporter.jax_dispatch",  # what is compiled ahead is not compiled inside a trace
         "exporter.choices",
         "exporter.artifact",
         "exporter.runtime",

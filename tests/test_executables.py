@@ -264,6 +264,7 @@ def test_each_thing_that_an_executable_depends_on_is_in_the_key(monkeypatch):
     for where, name, value in (
         (jax, "__version__", "0.1"),
         (executables, "topology_fingerprint", lambda _: "1"),
+        (executables, "_code", lambda: "1"),
         (executables, "_processor", lambda: ("flags: avx512f",)),
         (os, "sched_getaffinity", lambda _: range(1000)),
     ):

@@ -120,7 +120,8 @@ what was saved with samples is compiled for the shapes of these.
 
 A compiled program fits one release of JAX, one kind and number of devices, one
 processor and one set of compiler flags. Elsewhere it is not found, and is
-compiled anew. It is native code: choose a folder that nobody else can write to.
+compiled anew. It is native code: choose a folder that nobody else can write to,
+and none inside DIR, where it would keep the next save from replacing DIR.
 The artifact stays as it is.""",
     examples="""\
   exporter compile digits/1

@@ -26,6 +26,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -263,6 +264,7 @@ def key_of(description: Mapping[str, object], devices: Sequence[jax.Device]) -> 
     options = jax.config.values
     facts = {
         "program": description,
+        "code": _code(),
         "jax": jax.__version__,
         "jaxlib": jax.lib.__version__,  # type: ignore[attr-defined]  # it lacks the mark of an export only
         "platform": [client.platform, client.platform_version],
@@ -308,6 +310,17 @@ def _processor() -> tuple[str, ...]:
             if name.strip() in _ABILITIES:
                 lines.append(f"{name.strip()}: {' '.join(value.split())}")
     return tuple(lines)
+
+
+@functools.cache
+def _code() -> str:
+    """The code that makes of a description what is compiled: when it changes, so do all keys."""
+    here = Path(__file__).parent
+    try:
+        files = (here / "programs.py", here.parent / "jax_internals.py")
+        return digest_bytes(b"".join(file.read_bytes() for file in files))
+    except OSError:  # installed without its sources
+        return version("jax-exporter")
 
 
 def _framed(key: str, payload: bytes) -> bytes:
