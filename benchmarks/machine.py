@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from functools import cache
@@ -49,6 +50,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def card() -> str:
+    """The kind of device as a part of a file's name, as in `nvidia_h100_80gb_hbm3`, or `cpu`."""
+    return re.sub("[^a-z0-9]+", "_", _device().lower()).strip("_")
 
 
 def missing(*modules: str) -> list[str]:

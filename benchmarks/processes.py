@@ -5,6 +5,7 @@ found by its file and name, so it stands at the top of a file of this folder, an
 result are plain data (JSON). A `Worker` is a process that stays, for rounds by turns with others.
 """
 
+import importlib.util
 import inspect
 import json
 import os
@@ -79,6 +80,23 @@ def in_new_process(
     """What `function(**arguments)` returns in a process of its own."""
     with Worker(function, env=env, keeps=False, **arguments) as worker:
         return worker.read()
+
+
+def unimportable(*modules: str) -> list[str]:
+    """Those of `modules` that cannot be imported here, with the reason where they are installed."""
+    found = []
+    for name in modules:
+        try:
+            run(f"import {name}")
+        except ProcessError as error:
+            absent = importlib.util.find_spec(name) is None
+            found.append(name if absent else f"{name} to work: {last_line(error)}")
+    return found
+
+
+def last_line(error: ProcessError) -> str:
+    """What a process that failed printed last, which is the error itself."""
+    return str(error).splitlines()[-1][:200]
 
 
 class Worker:

@@ -107,7 +107,7 @@ def question(name: str, document: Record) -> Iterator[str]:
     if any("size" in row["parameters"] for row in document["rows"]):
         yield f"![{document['question']}](results/{name}.svg)"
         yield ""
-    yield f"`python benchmarks/{name}.py`. {document['method']}"
+    yield f"`python benchmarks/{document.get('command', name)}.py`. {document['method']}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -11,7 +11,8 @@
 - `jax._src.interpreters.batching`: whether a traced array is one of many under `jax.vmap`, for a
   message. When it goes, JAX's own takes its place.
 - the trace that a traced array belongs to, and the one that is running: what a function leaves must
-  be of the latter. When they go, functions that leave others are no longer refused by name.
+  be of the latter. When they go, functions that leave others are no longer refused by name, and an
+  operation on constants tells whether JAX traces.
 - `jax._src.interpreters.partial_eval`: a jaxpr becomes part of a trace as it is. When it goes, its
   equations are traced one by one, which takes a third as long as tracing the user's code did.
 - `jax._src.source_info_util`: which line of the user's code an equation came from, for messages.
@@ -113,8 +114,9 @@ def exported_module(
         # On the way to bytecode JAX says in StableHLO what other dialects mean.
         module = _read(_to_bytecode(module)) if kept else module
         with module.context:
-            _call_new_composites(module)
-            _forget_meshes(module)
+            found = _operations(module)
+            _call_new_composites(found.get("stablehlo.composite", ()))
+            _forget_meshes(module, found)
     if not keep_locations:
         with module.context:
             passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
@@ -193,16 +195,16 @@ def _dialects(names: Iterable[str]) -> set[str]:
 _KNOWN_COMPOSITES = frozenset({"chlo.erf", "chlo.top_k"})
 
 
-def _call_new_composites(module: ir.Module) -> None:
+def _call_new_composites(composites: Iterable[ir.Operation]) -> None:
     """Call the function that defines an operation, where older readers lack the operation.
 
     A composite names an operation and a function that computes the same. Readers of JAX 0.10 fall
     back on the function where they do not know the operation, but not for named axes: their sizes
     are refined everywhere but there.
     """
-    composites = _operations(module).get("stablehlo.composite", ())
-    found = [one for one in composites if _text(one, "name") not in _KNOWN_COMPOSITES]
-    for operation in found:
+    for operation in composites:
+        if _text(operation, "name") in _KNOWN_COMPOSITES:
+            continue
         with ir.InsertionPoint(operation), operation.location:
             results = [result.type for result in operation.results]
             definition = ir.FlatSymbolRefAttr(operation.attributes["decomposition"])
@@ -279,13 +281,12 @@ CONSTRAINT = "exporter.sharding_constraint"
 Spec = list[list[str] | None]
 
 
-def _forget_meshes(module: ir.Module) -> None:
+def _forget_meshes(module: ir.Module, found: Mapping[str, Sequence[ir.Operation]]) -> None:
     """Turn the sharding constraints of a module into composites, which name axes and no sizes.
 
     A module that computes on the shard of each device (`jax.shard_map`) keeps its mesh: it is a
-    program for that many devices.
+    program for that many devices. `found` are its operations by name.
     """
-    found = _operations(module)
     if "sdy.manual_computation" in found:
         return
     # With explicit axes JAX constrains every array to what its type says. The types of arrays that
@@ -560,6 +561,13 @@ def tensor_type(shape: Sequence[int | str], dtype: DType) -> str:
 def _element(dtype: np.dtype[np.generic]) -> str:
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
         return str(mlir.dtype_to_ir_type(dtype))
+
+
+def is_tracing() -> bool:
+    """Whether JAX traces: arrays made now have no values, even those of constants alone."""
+    if isinstance(core.trace_ctx.trace, core.EvalTrace):
+        return False  # known without an operation, which XLA would have to compile first: 25 ms
+    return isinstance(jnp.zeros(()) + 0, jax.core.Tracer)
 
 
 def is_of_this_trace(array: object) -> bool:

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from exporter.artifact import variables
+from exporter.artifact.layout import checked_when_read, record_files, verify
 from exporter.artifact.records import AS_BYTES
 from exporter.artifact.variables import (
     key_of,
@@ -218,6 +220,77 @@ def test_however_far_is_read_ahead_all_arrays_come_in_order(tmp_path, read_ahead
     write_variables(tmp_path, records, list(arrays.values()))
     found = read_variables(tmp_path, records, HERE, read_ahead_bytes=read_ahead_bytes)
     assert [array.tolist() for array in found] == [[n] * n for n in range(20)]
+
+
+def by_tensorstore(monkeypatch) -> list[str]:
+    """The keys of the arrays for which TensorStore is asked from now on."""
+    asked = []
+    spec = variables._spec
+    monkeypatch.setattr(
+        variables, "_spec", lambda folder, one: asked.append("/".join(one.key)) or spec(folder, one)
+    )
+    return asked
+
+
+def test_an_array_of_any_dtype_lies_in_the_files_as_it_is(tmp_path, monkeypatch):
+    asked = by_tensorstore(monkeypatch)
+    arrays = {(n, size): array_of(n, (size,)) for n in NAMES for size in (3, 5000)}
+    arrays["key", 3] = jax.random.split(jax.random.key(7), 3)
+    for (path, array), found in zip(arrays.items(), round_trip(tmp_path, arrays), strict=True):
+        assert words(found).tobytes() == words(array).tobytes(), path
+    assert asked == []
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("d/*"))
+    assert all(words(a).tobytes() in stored for (_, size), a in arrays.items() if size == 5000)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_compression": False, "use_zarr3": False}])
+def test_what_orbax_wrote_otherwise_is_read_by_tensorstore(tmp_path, monkeypatch, options):
+    import orbax.checkpoint as ocp
+
+    asked = by_tensorstore(monkeypatch)
+    array = np.arange(6000, dtype=np.float32).reshape(2, 3000)
+    arguments = {"w": ocp.SaveArgs(chunk_byte_size=12000)}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
+        checkpointer.save(tmp_path / "variables", {"w": array}, save_args=arguments)
+    (found,) = read_variables(tmp_path, [record(("w",), array)], HERE)
+    np.testing.assert_array_equal(found, array)
+    assert asked == ["w"]
+
+
+def large(folder: Path) -> tuple[list, Path]:
+    """Two arrays in a file that is digested as it is read; the manifest's entries, and the file."""
+    arrays = {(name,): np.full(2**19, number, np.float32) for number, name in enumerate("ab")}
+    records = [record(path, array) for path, array in arrays.items()]
+    write_variables(folder, records, list(arrays.values()))
+    return records, max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def test_a_large_file_that_was_altered_is_named_when_it_is_read(tmp_path):
+    records, path = large(tmp_path)
+    files = record_files(tmp_path)
+    found = read_variables(tmp_path, records, HERE, files=files)
+    assert [array[7] for array in found] == [0, 1]
+    with path.open("r+b") as file:
+        file.seek(2**20)
+        file.write(b"x")
+    read_variables(tmp_path, records, HERE)
+    with pytest.raises(
+        ArtifactError, match=r"1 of [0-9]+ files are wrong:\n  [a-z0-9_./]+: altered"
+    ):
+        read_variables(tmp_path, records, HERE, files=files)
+    for folder in tmp_path.rglob("d"):
+        for other in folder.iterdir():
+            other.write_bytes(other.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=" files are wrong"):
+        verify(tmp_path, files, late=checked_when_read(files))
+
+
+def test_a_file_too_short_for_its_arrays_is_refused(tmp_path):
+    records, path = large(tmp_path)
+    with path.open("r+b") as file:
+        file.truncate(2**20)
+    with pytest.raises(ArtifactError, match="does not hold the arrays of the manifest:\n  "):
+        read_variables(tmp_path, records, HERE)
 
 
 # On more devices than this process has.

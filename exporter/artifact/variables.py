@@ -98,7 +98,9 @@ def write_variables(
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
     try:
         with ocp.Checkpointer(handler) as checkpointer:
-            checkpointer.save((folder / VARIABLES).resolve(), tree)
+            # Without a limit to the size of a file, an array of any size is one chunk.
+            arguments = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=0)
+            checkpointer.save((folder / VARIABLES).resolve(), arguments)
     except Exception as error:  # Orbax passes on whatever the disk and TensorStore raise
         raise ArtifactError(
             f"the variables cannot be written: {_reason(error)}. Save to a disk with room for them."

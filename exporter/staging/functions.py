@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 import jax
-import jax.numpy as jnp
 
+from exporter.jax_internals import is_tracing
 from exporter.pytrees import without_classes
 from exporter.staging.graph import TrackedGraph
 from exporter.staging.inputs import (
@@ -363,4 +363,4 @@ def _is_tracing(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
     """Whether a trace is running: JAX then makes traced arrays even of constants."""
     given = (jax.tree.leaves(part) for part in parts((args, dict(kwargs))))
     leaves = (leaf for some in given for leaf in some)
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, jnp.zeros(()) + 0))
+    return is_tracing() or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

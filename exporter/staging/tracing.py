@@ -14,7 +14,6 @@ from functools import cached_property
 
 import jax
 import jax.extend.core
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -23,6 +22,7 @@ from exporter.jax_internals import (
     decided_comparisons,
     evaluated,
     is_of_this_trace,
+    is_tracing,
     symbolic_scope,
     symbolic_struct,
     user_lines,
@@ -61,7 +61,7 @@ def refuse_trace(name: str) -> None:
     Raises:
       TracingError: if JAX is tracing a function. `name` is what was called there.
     """
-    if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
+    if is_tracing():
         raise TracingError(
             f"{name} was called while JAX traces a function, where arrays have no values. Call it "
             "outside of jax.jit and of decorated functions."
