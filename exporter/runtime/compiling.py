@@ -1,5 +1,6 @@
 """Compiled code, shared by all who would compile the same thing."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,9 +11,12 @@ import jax
 from exporter.runtime.executables import ExecutableCache, key_of
 
 # What this process has compiled or read and still uses, by the folder of the cache and the key: who
-# chooses another folder wants it filled. Code without a user is let go.
+# chooses another folder wants it filled. Code without a user is let go, but for the latest.
 _in_use: "WeakValueDictionary[tuple[Path | None, str], jax.stages.Compiled]" = WeakValueDictionary()
 
+# A server that exchanges a model for one with new values needs the same code again, after the old
+# model is gone. To read it from a file takes longer than all the rest of a load.
+_latest: "deque[jax.stages.Compiled]" = deque(maxlen=16)
 
 # What became of a program that was to be compiled: it was there already, or it was compiled, and is
 # in the cache or not.
@@ -57,4 +61,6 @@ class Compiler:
             is_kept = self._cache is not None and self._cache.put(key, found)
             outcome = "kept" if is_kept else "not kept"
         self.outcomes.append(outcome)
-        return _in_use.setdefault(place, found)
+        found = _in_use.setdefault(place, found)
+        _latest.append(found)
+        return found
