@@ -397,6 +397,12 @@ def set_raw(variable: Variable, value: jax.Array) -> None:
         changes.latest = object()
 
 
+def set_all(variables: Sequence[Variable], values: Sequence[jax.Array]) -> None:
+    """Assign many likewise, of which nobody watches the changes. There may be more values."""
+    for variable, value in zip(variables, values, strict=False):
+        variable._value = value  # noqa: SLF001  # this file's own
+
+
 class Changes:
     """Tells whether any of some variables was assigned.
 

@@ -26,7 +26,7 @@ from exporter.jax_dispatch import Choice, dispatcher, is_jit_disabled, is_top_le
 from exporter.keys import from_words, to_words
 from exporter.runtime.compiling import Outcome
 from exporter.runtime.programs import Embedded, LoadedProgram
-from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_raw
+from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_all
 from signatures.dtypes import KeyType, as_dtype
 from signatures.spec import TensorSpec, storage_shape
 
@@ -115,8 +115,7 @@ class BoundProgram:
                 return binding.call(*binding.passed, *values)
             with self._lock:
                 results = binding.call(*binding.passed, *get_all(self._state), *values)
-                for variable, value in zip(self.writes, results, strict=False):
-                    set_raw(variable, value)
+                set_all(self.writes, results)
             return results[len(self.writes) :]
         except NotRememberedError:
             return None
@@ -163,8 +162,8 @@ class BoundProgram:
             if len(_places([*state, *placed]) | binding.places) > 1:
                 raise self._apart(names, values)
             results = self._called(binding, [*binding.passed, *state, *placed])
-            for variable, value in zip(self.writes, results, strict=False):
-                set_raw(variable, from_words(value, as_dtype(variable.dtype)))
+            pairs = zip(self.writes, results, strict=False)
+            set_all(self.writes, [from_words(new, as_dtype(one.dtype)) for one, new in pairs])
         return results[len(self.writes) :]
 
     def _called(self, binding: Binding, arrays: Sequence[jax.Array]) -> list[jax.Array]:

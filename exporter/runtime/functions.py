@@ -69,8 +69,9 @@ class LoadedSignature:
         Raises:
           BindError: naming every input that is missing, unknown or does not fit.
         """
-        if not args and len(kwargs) == len(self._inputs):
-            values = [kwargs.get(name) for name in self._inputs]
+        count = len(self._inputs)
+        if len(args) + len(kwargs) == count and (count == 1 or not args):
+            values = args or [kwargs.get(name) for name in self._inputs]
             quick = self._concrete.quick(values)
             if quick is not None:
                 if len(quick) == 1:  # the usual one, in a tenth of the time
