@@ -1,5 +1,6 @@
 """Compiled code, shared by all who would compile the same thing."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,9 @@ from exporter.runtime.executables import ExecutableCache, key_of
 # chooses another folder wants it filled. Code without a user is let go.
 _in_use: "WeakValueDictionary[tuple[Path | None, str], jax.stages.Compiled]" = WeakValueDictionary()
 
+# The latest of it is kept, used or not: a model that is loaded anew has often been dropped before.
+# To read its code from the disk takes longer than all the rest of loading it.
+_latest: "deque[jax.stages.Compiled]" = deque(maxlen=16)
 
 # What became of a program that was to be compiled: it was there already, or it was compiled, and is
 # in the cache or not.
@@ -57,4 +61,6 @@ class Compiler:
             is_kept = self._cache is not None and self._cache.put(key, found)
             outcome = "kept" if is_kept else "not kept"
         self.outcomes.append(outcome)
-        return _in_use.setdefault(place, found)
+        found = _in_use.setdefault(place, found)
+        _latest.append(found)
+        return found
