@@ -11,11 +11,11 @@ import jax
 from exporter.runtime.executables import ExecutableCache, key_of
 
 # What this process has compiled or read and still uses, by the folder of the cache and the key: who
-# chooses another folder wants it filled. Code without a user is let go, but for the latest.
+# chooses another folder wants it filled. Code without a user is let go.
 _in_use: "WeakValueDictionary[tuple[Path | None, str], jax.stages.Compiled]" = WeakValueDictionary()
 
-# A server that exchanges a model for one with new values needs the same code again, after the old
-# model is gone. To read it from a file takes longer than all the rest of a load.
+# The latest of it is kept, used or not: a model that is loaded anew has often been dropped before.
+# To read its code from the disk takes longer than all the rest of loading it.
 _latest: "deque[jax.stages.Compiled]" = deque(maxlen=16)
 
 # What became of a program that was to be compiled: it was there already, or it was compiled, and is
