@@ -82,6 +82,7 @@ def saved_by_one_that_is_killed(nursery, target: Path, number: int, after: int, 
     nursery.stdin.flush()
     process = int(nursery.stdout.readline().split()[1])
     lines = [nursery.stdout.readline() for _ in range(after)]
+    assert "gone\n" not in lines, "the saver has failed"
     time.sleep(delay)
     os.kill(process, signal.SIGKILL)
     while (line := nursery.stdout.readline()) != "gone\n":
