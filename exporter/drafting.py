@@ -1,4 +1,4 @@
-"""The functions of an artifact, gathered and lowered before anything is written."""
+"""The functions of an artifact, gathered and lowered before the folder is filled."""
 
 import re
 from collections import Counter
@@ -186,12 +186,11 @@ class Draft:
         return stored.concrete
 
     def lower_all(self, progress: Progress | None = None) -> None:
-        """Number the variables, then make a program of each trace.
+        """Make a program of each trace. The variables have their numbers.
 
         Raises:
           LoweringError: with everything that stands in the way, in whatever function.
         """
-        self._number_variables()
         refusals: list[LoweringError] = []
         pairs = list(zip(self.sources, self.paths, strict=True))
         for source, path in steps(pairs, "lowering", progress):
@@ -207,7 +206,7 @@ class Draft:
             found = (problem for refusal in refusals for problem in refusal.problems)
             raise LoweringError.of(found) from refusals[0].__cause__
 
-    def _number_variables(self) -> None:
+    def number_variables(self) -> None:
         """Each place gets the number of its variable: one array in two places is one variable.
 
         Unless a function assigns one of the places: from then on they hold different arrays.

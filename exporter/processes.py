@@ -23,6 +23,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def is_alone() -> bool:
+    """Whether there are no other processes."""
+    return jax.process_count() == 1
+
+
 @contextmanager
 def together(step: str) -> Iterator[None]:
     """If the block fails in one process, it fails in all. None leaves it before all have.

@@ -1,9 +1,10 @@
 """From an object to an artifact: the whole upper line of the map, on one page."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from exporter import choices
@@ -26,7 +27,7 @@ from exporter.staging.lowering import normalised_platforms
 from exporter.staging.state import check_values
 from exporter.staging.tracing import LOCK, refuse_trace
 from exporter.staging.tracking import CARRIED, track
-from exporter.writing import Contents, variables_of, write
+from exporter.writing import Contents, EarlyWriting, Variables, variables_of, write
 from signatures.errors import ResolveError
 
 # Names that a loaded model has for itself, beside the attributes of the saved object.
@@ -55,9 +56,9 @@ def save(
 ) -> None:
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
 
-    Everything is traced and lowered before anything is written, and the folder appears whole or
-    not at all. All processes of a `jax.distributed` run call it together with the same `path`, on
-    a file system that they share, and each writes its part of arrays that are split over them.
+    Everything is traced before anything is written, and the folder appears whole or not at all. All
+    processes of a `jax.distributed` run call it together with the same `path`, on a file system
+    that they share, and each writes its part of arrays that are split over them.
 
     Args:
       obj: an object with attributes: an instance of your class, a Flax module, a loaded model. Or a
@@ -89,9 +90,10 @@ def save(
       ResolveError: if the signatures asked for cannot be.
       Exception: whatever a function raises while it is traced, with a note that names it.
     """
-    with LOCK:  # nobody else may exchange the arrays of live objects meanwhile
+    with LOCK, ExitStack() as stack:  # nobody else may exchange arrays of live objects meanwhile
         with together("tracing its functions"):
             target = check_target(path, overwrite=overwrite)
+            early = EarlyWriting(stack, partial(_staged_together, target, overwrite=overwrite))
             choices.check_progress(progress)
             choices.check_kind("options", options, SaveOptions)
             contents = prepare(
@@ -103,10 +105,12 @@ def save(
                 samples=samples,
                 progress=progress,
                 findings=Findings(),
+                when_traced=early.begin,
             )
             assert contents is not None, "what stands in the way was raised"
-        with _staged_together(target, overwrite=overwrite) as folder, naming(target):
-            write(folder, contents, progress)
+        folder = early.folder or stack.enter_context(early.staging())
+        with naming(target):
+            write(folder, contents, progress, early.written)
 
 
 def prepare(
@@ -119,8 +123,9 @@ def prepare(
     samples: Samples | None = None,
     progress: Progress | None = None,
     findings: Findings,
+    when_traced: Callable[[Variables], None] | None = None,
 ) -> Contents | None:
-    """Everything that saving does before it writes.
+    """Everything that saving does before it writes, but for variables.
 
     Args:
       obj: see `save`, as the following ones.
@@ -132,6 +137,7 @@ def prepare(
       progress: likewise.
       findings: what stands in the way, raised or gathered. If it is gathered, each step is taken
         whose own conditions are met.
+      when_traced: called with the variables once every function is traced, before any is lowered.
 
     Returns:
       What is to be written, or `None` if something stands in the way.
@@ -162,10 +168,13 @@ def prepare(
         stored = stored_model(obj)
         labels = gather(draft, options, stored)
         calls = [] if samples is None else calls_of(samples, draft, resolved)
-    with findings.of(None):
-        draft.lower_all(progress)
+    draft.number_variables()
     with findings.of(None):
         variables = variables_of(draft)
+        if when_traced:
+            when_traced(variables)
+    with findings.of(None):
+        draft.lower_all(progress)
     if findings.errors:
         return None
     contents = Contents(draft, resolved, note, labels, variables, files)

@@ -3,8 +3,10 @@
 import datetime as dt
 import platform as python_platform
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,12 +19,15 @@ from exporter.artifact.variables import values_id, variable_record, write_variab
 from exporter.drafting import Draft
 from exporter.errors import TrackingError
 from exporter.labels import Labels
-from exporter.processes import is_first
+from exporter.processes import is_alone, is_first
 from exporter.progress import Progress, steps
 from exporter.staging.graph import Node
 from exporter.staging.lowering import ALL_PLATFORMS
 from exporter.staging.partitioning import partition_spec
 from exporter.staging.state import dtype_of
+
+# The manifest's entries, and the arrays.
+Variables = tuple[list[records.VariableRecord], list[object]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Contents:
     signatures: Mapping[str, int]
     note: str | None
     labels: Labels
-    variables: tuple[list[records.VariableRecord], list[object]]
+    variables: Variables
     assets: Sequence[assets.Source]
     samples: Sequence[Sample] = ()
 
@@ -53,7 +58,33 @@ class Contents:
         return values_id(*self.variables)
 
 
-def variables_of(draft: Draft) -> tuple[list[records.VariableRecord], list[object]]:
+@dataclass
+class EarlyWriting:
+    """Variables written by another thread, which mostly waits for the disk, while this one lowers.
+
+    Of several processes none begins early: all have to agree first that they go on.
+
+    Attributes:
+      stack: ends after the save. It waits for the thread, then ends `staging`.
+      staging: makes the folder.
+      folder: the folder, once it is there.
+      written: what the thread does, once it is begun.
+    """
+
+    stack: ExitStack
+    staging: Callable[[], AbstractContextManager[Path]]
+    folder: Path | None = None
+    written: Future[None] | None = None
+
+    def begin(self, variables: Variables) -> None:
+        """Make the folder and write the variables there from now on."""
+        if is_alone():
+            self.folder = self.stack.enter_context(self.staging())
+            pool = self.stack.enter_context(ThreadPoolExecutor(1, "exporter-variables"))
+            self.written = pool.submit(write_variables, self.folder, *variables)
+
+
+def variables_of(draft: Draft) -> Variables:
     """The manifest's entry for each variable, and its array."""
     variables = [draft.graph.variables[index] for index in draft.kept]
     values = [variable.read() for variable in variables]
@@ -73,14 +104,17 @@ def variables_of(draft: Draft) -> tuple[list[records.VariableRecord], list[objec
     return entries, list(values)
 
 
-def write(folder: Path, contents: Contents, progress: Progress | None) -> None:
-    """Fill the folder, the manifest last.
+def write(
+    folder: Path, contents: Contents, progress: Progress | None, written: Future[None] | None
+) -> None:
+    """Fill the folder, the manifest last. The variables may be being `written` to it already.
 
     Of several processes each writes its part of the arrays, and the first all the rest.
     """
     paths = assets.named(contents.assets)
     digest = contents.values_id
-    parts: list[Callable[[], None]] = [lambda: write_variables(folder, *contents.variables)]
+    rest = partial(write_variables, folder, *contents.variables)
+    parts: list[Callable[[], None]] = [written.result if written else rest]
     if is_first():
         samples = [(sample.record.file, sample.data) for sample in contents.samples]
         parts += [
