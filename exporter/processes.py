@@ -25,7 +25,7 @@ def is_first() -> bool:
 
 def is_alone() -> bool:
     """Whether there are no other processes."""
-    return jax.process_count() == 1
+    return bool(jax.process_count() == 1)
 
 
 @contextmanager
