@@ -589,6 +589,9 @@ def evaluated(
     trace = core.trace_ctx.trace
     if keep_locations or not isinstance(trace, pe.DynamicJaxprTrace):
         return list(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *arrays))
+    # JAX's copying forgets that there are operations that JAX must lower to others first, such as
+    # `jnp.searchsorted` in JAX 0.12.
+    trace.frame.is_high |= jaxpr.jaxpr.is_high
     source = source_info_util.current()
     tracers: list[Any] = [None if a is None else trace.to_jaxpr_tracer(a, source) for a in arrays]
     return list(pe.inline_jaxpr_into_trace(trace, source, jaxpr.jaxpr, jaxpr.consts, *tracers))

@@ -63,6 +63,19 @@ def narrow(self, x):
     return x.astype(jnp.int2).astype(jnp.float32)
 
 
+def test_operations_that_jax_lowers_to_others_first_can_stand_in_a_function(tmp_path):
+    edges = jnp.arange(3.0)
+
+    def buckets(self, x):
+        return jnp.searchsorted(edges, x)
+
+    exporter.save(model(buckets, TensorSpec(("batch", 2))), tmp_path / "model")
+    x = np.asarray([[-1.0, 0.5], [1.5, 9.0]], np.float32)
+    np.testing.assert_array_equal(
+        exporter.load(tmp_path / "model").call(x), np.searchsorted(np.arange(3.0), x)
+    )
+
+
 # Versions.
 
 
