@@ -43,7 +43,10 @@ _ALL = (
     _at_most("save/programs", "programs on disk", "`Exported.serialize()`", 0.4),
     _at_most("save/platforms", "export of one model for 4 platforms", "for 1 platform", 1.3),
     _at_most(
-        "save/signatures", "variables written for 8 signatures of one model", "for 1 signature", 1.0
+        "save/signatures",
+        "variables written for 8 signatures of one model",
+        "for 1 signature",
+        1.01,  # the list of what was written differs by a few bytes each time
     ),
     Goal(
         "variables/load",
