@@ -11,6 +11,8 @@
   function tells. When it goes, the names of devices have to do.
 - `jax._src.lax.linalg`: makes the functions of LAPACK known to compiled programs that call them.
   When it goes, lowering any call of them does the same.
+- `api_util.InternalFloatingPointError`: what stops compiled code under `jax.debug_nans`, for
+  whoever called it to say in public. When it goes, see what `jax.jit` catches.
 - `core.trace_state_clean`: whether anything is being traced, however deep.
 """
 
@@ -18,10 +20,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax._src import config, core, tree_util
+from jax._src import api_util, config, core, tree_util
 from jax._src.interpreters import pxla
 from jax._src.lax import linalg
 from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
+
+# Raised where results are looked at and are not finite. Its `ty` is "nan" or "inf".
+NotFiniteError: type[Exception] = api_util.InternalFloatingPointError
 
 # What a call is run with: compiled code, and the arrays that it takes before those of the call.
 Choice = tuple[jax.stages.Compiled, Sequence[jax.Array]]
@@ -52,6 +57,11 @@ def initialize_lapack() -> None:
 def is_jit_disabled() -> bool:
     """Whether `jax.disable_jit` is on, so that nothing may be compiled as a whole."""
     return bool(config.disable_jit.value)
+
+
+def is_finiteness_checked() -> bool:
+    """Whether `jax.debug_nans` or `jax.debug_infs` is on, so that results are looked at."""
+    return bool(config.debug_nans.value or config.debug_infs.value)
 
 
 def dispatcher(name: str, choose: Callable[..., Choice]) -> Callable[..., list[jax.Array]]:

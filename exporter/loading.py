@@ -72,7 +72,7 @@ def load(
         `$XDG_CACHE_HOME/jax-exporter/executables` or the same in `~/.cache`; `False` is nowhere. A
         folder may hold what `exporter compile` left there; programs of that folder are native code
         that runs here, so choose none that strangers could have filled. What others can write to
-        is not read. A run of several processes has no cache.
+        is not read, with a warning. A run of several processes has no cache.
       warm: what to compile now instead of when it is first called: sizes of named axes, as in
         `{"batch": (1, 8), "seq": 128}`, for every signature with each combination of the sizes of
         its axes; or `True` for the signatures whose shapes are fixed and the shapes of the samples
@@ -112,6 +112,8 @@ def load(
             custom_calls=vouched,
             cache=kept,
         )
+        if kept and not isinstance(cache, bool) and (problem := kept.reading_problem()):
+            notices.warn(f"cache= is of no use: {problem}.")
         model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
     if plan is not None and is_top_level():  # nobody calls compiled code in a trace
         _compile(model, plan)

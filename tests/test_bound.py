@@ -120,6 +120,18 @@ def test_calls_under_a_trace_are_part_of_it_after_calls_without(loaded):
         np.testing.assert_allclose(loaded.scale(X), wanted)
 
 
+@pytest.mark.parametrize("times", [0, 1])  # the first call, or one that C++ runs
+def test_values_that_are_not_finite_are_found_where_jax_looks_for_them(loaded, times):
+    for _ in range(times):
+        loaded.count(X)
+    with jax.debug_nans(True):
+        with pytest.raises(FloatingPointError, match="invalid value .nan. encountered in count"):
+            loaded.count(X * np.nan)
+        assert loaded.calls.value == times
+        loaded.count(X)
+    assert loaded.calls.value == times + 1
+
+
 def test_threads_see_one_of_the_values_that_others_assign(loaded):
     values = [jnp.full(3, float(number)) for number in range(8)]
     wanted = [np.asarray(jitted(loaded.weight.value, value, X)) for value in values]

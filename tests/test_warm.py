@@ -148,9 +148,10 @@ The named axes of each signature are:
             "\n  n: it has no size, for 'fold'" + ALL,
         ),
         (
-            {"batch": 2, "n": [0]},
+            {"batch": 2, "n": [0, 2**31]},
             "the sizes to compile for do not fit:"
-            "\n  n: at least 1 was expected, got 0, for 'fold'" + ALL,
+            "\n  n: at least 1 was expected, got 0, for 'fold'"
+            "\n  n: at most 2147483647 was expected, got 2147483648, for 'fold'" + ALL,
         ),
         (
             {"batch": "many", "n": ()},
@@ -192,3 +193,10 @@ def test_the_command_says_in_one_line_what_it_cannot_use(folder, capsys, words, 
 def test_a_cache_is_a_folder_or_a_flag(folder):
     with pytest.raises(OptionError, match="cache is True for .* the path of another; got ''"):
         exporter.load(folder, cache="")
+
+
+def test_a_folder_that_cannot_be_a_cache_is_told_and_the_model_works(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match=r"cache= is of no use: .*/file cannot be made or read: "):
+        loaded = exporter.load(folder, cache=tmp_path / "file")
+    assert loaded.signatures

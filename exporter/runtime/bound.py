@@ -22,7 +22,15 @@ import jax
 import numpy as np
 
 from exporter.errors import PlacementError
-from exporter.jax_dispatch import Choice, dispatcher, is_jit_disabled, is_top_level, run
+from exporter.jax_dispatch import (
+    Choice,
+    NotFiniteError,
+    dispatcher,
+    is_finiteness_checked,
+    is_jit_disabled,
+    is_top_level,
+    run,
+)
 from exporter.keys import from_words, to_words
 from exporter.runtime.compiling import Outcome
 from exporter.runtime.programs import Embedded, LoadedProgram
@@ -105,6 +113,8 @@ class BoundProgram:
         Args:
           values: plain arrays of the dtypes of the inputs. Nothing else is known of them.
         """
+        if is_finiteness_checked():
+            return None
         binding = self._binding
         if binding is None or binding.latest is not self._changes.latest:
             if not is_top_level() or not all(map(has_value, self.reads)):
@@ -152,6 +162,7 @@ class BoundProgram:
 
         Raises:
           PlacementError: if they lie on other devices than the variables.
+          FloatingPointError: under `jax.debug_nans` and `jax.debug_infs`. The state stays then.
         """
         binding = self._current()
         placed = self.program.placement.of_inputs(values)
@@ -161,16 +172,23 @@ class BoundProgram:
                 state = [to_words(value) for value in state]
             if len(_places([*state, *placed]) | binding.places) > 1:
                 raise self._apart(names, values)
+            if is_finiteness_checked():  # results may be refused after the state was donated
+                state = [array.copy() for array in state]
             results = self._called(binding, [*binding.passed, *state, *placed])
             pairs = zip(self.writes, results, strict=False)
             set_all(self.writes, [from_words(new, as_dtype(one.dtype)) for one, new in pairs])
         return results[len(self.writes) :]
 
     def _called(self, binding: Binding, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-        with suppress(NotRememberedError):
-            return binding.call(*arrays)
-        arrays = [*binding.bound, *arrays]
-        return run(self.program.compiled(arrays, binding.embedded), arrays)
+        try:
+            with suppress(NotRememberedError):
+                return binding.call(*arrays)
+            arrays = [*binding.bound, *arrays]
+            return run(self.program.compiled(arrays, binding.embedded), arrays)
+        except NotFiniteError as error:
+            found = getattr(error, "ty", "not finite")
+            message = f"invalid value ({found}) encountered in {self.program.name}"
+            raise FloatingPointError(message) from None
 
     def _current(self) -> Binding:
         """The variables as they are now, bound already or not."""

@@ -167,6 +167,13 @@ class ExecutableCache:
 
     def problem(self) -> str | None:
         """Why nothing can be kept in the folder, for those who ask for it, or `None`."""
+        problem = self.reading_problem()
+        if problem is None and not os.access(self.folder, os.W_OK | os.X_OK):
+            problem = f"{self.folder} cannot be written to"
+        return problem
+
+    def reading_problem(self) -> str | None:
+        """Why nothing can be found in the folder, whoever filled it, or `None`."""
         options = jax.config.values
         if options.get("jax_compilation_cache_dir") and options.get("jax_enable_compilation_cache"):
             # What came out of JAX's cache loads when it is kept once more, and fails when it runs.
@@ -181,8 +188,6 @@ class ExecutableCache:
                 f"{self.folder} belongs to another user, or others can write to it. Compiled "
                 "programs are native code: choose a folder of your own with mode 0700"
             )
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            return f"{self.folder} cannot be written to"
         return None
 
     def _file(self, key: str) -> Path:

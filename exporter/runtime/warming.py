@@ -18,6 +18,10 @@ from signatures.signature import Signature
 from signatures.spec import Dim
 
 
+# A program computes with the sizes of its axes in 32 bits.
+_MAX_SIZE = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class Case:
     """One function and the shapes of its inputs.
@@ -182,7 +186,9 @@ def _problems(dim: Dim, sizes: Sequence[int], *, is_needed: bool) -> Iterator[st
     if is_needed and not sizes:
         yield "it has no size"
     for size in sizes:
-        broken = "at least 1" if size < 1 else dim.problem(size)
+        broken = dim.problem(size)
+        if not 1 <= size <= _MAX_SIZE:
+            broken = "at least 1" if size < 1 else f"at most {_MAX_SIZE}"
         if broken:
             yield f"{broken.removeprefix(f'{dim.name} is ')} was expected, got {size}"
 
