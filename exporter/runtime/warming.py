@@ -17,7 +17,6 @@ from signatures.resolver import resolve_call
 from signatures.signature import Signature
 from signatures.spec import Dim
 
-
 # A program computes with the sizes of its axes in 32 bits.
 _MAX_SIZE = 2**31 - 1
 
