@@ -260,6 +260,10 @@ def choices(folder: Path, single: Path) -> dict[str, object]:
     for name, sharding in given.items():
         loaded = exporter.load(single, sharding=sharding)
         found[name] = [*map(spec, loaded.variables.values()), close(loaded.f(X), want)]
+    with jax.default_device(jax.devices()[3]):
+        chosen = exporter.load(single)
+    places = {value.device for value in (*chosen.variables.values(), chosen.f(X))}
+    found["default device"] = places == {jax.devices()[3]}
     found["mesh"] = [*map(spec, exporter.load(single, mesh=mesh).variables.values())]
     full, elsewhere = folder / "full", NamedSharding(mesh_of(shard=4), P())
     unplaced = exporter.load(single)

@@ -170,6 +170,7 @@ def test_models_of_explicit_meshes_are_traced_without_their_types(found):
         ("tree", [["shard"], [], True]),
         ("rule", [["shard"], [], True]),
         ("device", [["one device"], ["one device"], True]),
+        ("default device", True),
         ("mesh", [[], []]),
     ],
 )

@@ -97,8 +97,16 @@ def placement_of(
     if sharding is not None:
         return _by_shardings(variables, sharding)
     found = _first_of(device) if isinstance(device, str) else device
-    one = SingleDeviceSharding(found or jax.local_devices()[0])
+    one = SingleDeviceSharding(found or _default_device())
     return Placement((one,) * len(variables), rest=one if found else None)
+
+
+def _default_device() -> jax.Device:
+    """Where JAX puts an array for which nobody says where."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]  # made when it runs
+    if isinstance(chosen, str):
+        return jax.local_devices(backend=chosen)[0]
+    return chosen or jax.local_devices()[0]
 
 
 def _on_mesh(variables: Sequence[VariableRecord], mesh: Mesh) -> Placement:
