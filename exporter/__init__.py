@@ -11,6 +11,7 @@ _HOMES = {
     "exporter.asset": ("Asset",),
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
+    "exporter.comparison": ("Comparison",),
     "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",
@@ -46,7 +47,8 @@ _HOMES = {
     "exporter.staging.functions": ("Function", "function"),
     "exporter.staging.tracing": ("ConcreteFunction",),
     "exporter.variable": ("Variable",),
-    "exporter.verification": ("Comparison", "VerificationReport", "SampleResult", "verify"),
+    "exporter.verdicts": ("SampleResult", "VerificationReport"),
+    "exporter.verification": ("verify",),
     "signatures": (
         "BindError",
         "Dim",

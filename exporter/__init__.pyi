@@ -3,6 +3,7 @@ from exporter.asset import Asset as Asset
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
+from exporter.comparison import Comparison as Comparison
 from exporter.diagnosis import Report as Report
 from exporter.diagnosis import check as check
 from exporter.drafting import SaveOptions as SaveOptions
@@ -39,9 +40,8 @@ from exporter.staging.functions import Function as Function
 from exporter.staging.functions import function as function
 from exporter.staging.tracing import ConcreteFunction as ConcreteFunction
 from exporter.variable import Variable as Variable
-from exporter.verification import Comparison as Comparison
-from exporter.verification import SampleResult as SampleResult
-from exporter.verification import VerificationReport as VerificationReport
+from exporter.verdicts import SampleResult as SampleResult
+from exporter.verdicts import VerificationReport as VerificationReport
 from exporter.verification import verify as verify
 from signatures.errors import BindError as BindError
 from signatures.errors import ExporterError as ExporterError

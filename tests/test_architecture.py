@@ -130,12 +130,17 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.runtime",
     ),
+    "exporter.comparison": (*_BASE, "exporter.artifact"),
+    "exporter.verdicts": (*_BASE, "exporter.runtime", "exporter.comparison"),
     "exporter.verification": (
         *_BASE,
         *_SHARED,
+        "exporter.progress",
         "exporter.artifact",
         "exporter.runtime",
         "exporter.loading",
+        "exporter.comparison",
+        "exporter.verdicts",
     ),
     "exporter.cli": (
         "exporter.keys",
@@ -148,6 +153,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.checkpoints",
         "exporter.loading",
         "exporter.verification",
+        "exporter.progress",  # a bar in a terminal is one that is told how far something has come
+        "exporter.diagnosis",
     ),
 }
 
@@ -175,11 +182,14 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.saving",
         "exporter.checkpoints",
         "exporter.loading",
+        "exporter.comparison",
         "exporter.verification",
     ),
     "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch"),
     "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch"),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
+    "rich": ("exporter.cli.terminal",),
+    "shtab": ("exporter.cli.completion",),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
     "haiku": ("exporter.staging.frameworks.haiku",),

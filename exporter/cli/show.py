@@ -6,6 +6,7 @@ from pathlib import Path
 
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command
+from exporter.cli.terminal import titled
 from exporter.runtime.describe import describe
 from exporter.runtime.summary import summarise
 
@@ -29,7 +30,7 @@ def _execute(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(summarise(manifest), indent=2))
     else:
-        print(describe(manifest, variables=arguments.variables))
+        print(titled(describe(manifest, variables=arguments.variables)))
 
 
 SHOW = Command(
