@@ -11,6 +11,7 @@ from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
 from exporter.errors import AssetNotFoundError as AssetNotFoundError
+from exporter.errors import AuthenticityError as AuthenticityError
 from exporter.errors import CheckpointError as CheckpointError
 from exporter.errors import CheckpointExistsError as CheckpointExistsError
 from exporter.errors import CheckpointNotFoundError as CheckpointNotFoundError
@@ -36,6 +37,8 @@ from exporter.runtime.functions import LoadedFunction as LoadedFunction
 from exporter.runtime.functions import LoadedSignature as LoadedSignature
 from exporter.runtime.model import LoadedModel as LoadedModel
 from exporter.saving import save as save
+from exporter.signing import check_signature as check_signature
+from exporter.signing import sign as sign
 from exporter.staging.functions import Function as Function
 from exporter.staging.functions import function as function
 from exporter.staging.tracing import ConcreteFunction as ConcreteFunction

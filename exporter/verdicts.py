@@ -12,7 +12,7 @@ from exporter.comparison import Comparison
 from exporter.errors import VerificationError
 from exporter.runtime.summary import json_values
 
-PartName = Literal["manifest", "files", "programs", "variables", "samples"]
+PartName = Literal["signer", "manifest", "files", "programs", "variables", "samples"]
 
 # A part is `none` if there is nothing of it, or if it cannot be judged: its detail says which.
 State = Literal["ok", "failed", "none"]
@@ -81,8 +81,8 @@ class VerificationReport:
     Attributes:
       path: the artifact.
       platform: where it was run.
-      parts: the verdict on each part: the manifest, the files by their digests, the programs, the
-        variables, the samples.
+      parts: the verdict on each part: the signer, if a key was given; the manifest, the files by
+        their digests, the programs, the variables, the samples.
       samples: the results of the samples, in the order in which they were taken.
       extra_files: what lies in the folder although the manifest does not speak of it. No digest
         covers it, and nothing reads it.

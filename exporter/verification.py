@@ -24,8 +24,10 @@ from exporter.comparison import compare
 from exporter.errors import (
     ArtifactError,
     ArtifactNotFoundError,
+    AuthenticityError,
     FormatVersionError,
     IncompatibleRuntimeError,
+    OptionError,
 )
 from exporter.jax_internals import ProgramReader
 from exporter.keys import from_words, to_words
@@ -36,6 +38,7 @@ from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
 from exporter.runtime.placement import placement_of
+from exporter.signing import check_signature
 from exporter.verdicts import Part, PartName, SampleResult, VerificationReport
 from signatures.binding import bind_values
 from signatures.dtypes import as_dtype
@@ -76,6 +79,8 @@ def verify(
     rtol: float | None = None,
     atol: float | None = None,
     custom_calls: Sequence[str] = (),
+    key: str | os.PathLike[str] | None = None,
+    signature: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> VerificationReport:
     """Judge each part of an artifact: its files, its programs, its variables and its samples.
@@ -95,6 +100,9 @@ def verify(
       rtol: the tolerance relative to the expected element, in place of the one of its dtype.
       atol: the tolerance beside it, in place of `rtol` times the median magnitude.
       custom_calls: as for `load`.
+      key: the public key of whoever signed the artifact, as a PEM file. Where its signature does
+        not fit, nothing else is judged and nothing is run.
+      signature: the file with the signature, by default the path of the folder followed by `.sig`.
       progress: called with `files`, `programs` or `samples`, how many of them are done, and how
         many there are.
 
@@ -105,16 +113,22 @@ def verify(
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       PlacementError: if there is no such device.
+      OptionError: if `key` is no public key, or there is a `signature` without one.
     """
     folder = Path(path)
     place = _place(device)
     platform = jax.default_backend() if place is None else place.platform
+    signer = _signer(folder, key, signature)
+    if signer and signer[0].state == "failed":
+        reason = "not judged, for nobody knows who it is from"
+        unjudged = tuple(Part(name, "none", reason) for name in ("manifest", *_BESIDE_THE_MANIFEST))
+        return VerificationReport(folder, platform, (*signer, *unjudged))
     try:
         manifest = read_manifest(folder)
     except (ArtifactNotFoundError, FormatVersionError):
         raise
     except ArtifactError as error:
-        return VerificationReport(folder, platform, _without_manifest(error))
+        return VerificationReport(folder, platform, (*signer, *_without_manifest(error)))
     damage = _damage(folder, manifest, progress)
     vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
     subject = _Subject(folder, manifest, damage, device, vouched, rtol, atol, progress)
@@ -123,6 +137,7 @@ def verify(
     with jax.default_device(place) if place is not None else contextlib.nullcontext():
         samples, results = _samples(subject, model)
     parts = (
+        *signer,
         Part("manifest", "ok", f"format {manifest.format_version}, as it was written"),
         _files(subject),
         programs,
@@ -136,6 +151,23 @@ def verify(
 def _place(device: jax.Device | str | None) -> jax.Device | None:
     rest = placement_of((), device=device).rest
     return None if rest is None else next(iter(rest.device_set))
+
+
+def _signer(
+    folder: Path,
+    key: str | os.PathLike[str] | None,
+    signature: str | os.PathLike[str] | None,
+) -> tuple[Part, ...]:
+    """Whether the folder is what was signed, or no part if nobody asks."""
+    if key is None:
+        if signature is not None:
+            raise OptionError("signature= needs key=, the public key of whoever signed.")
+        return ()
+    try:
+        file = check_signature(folder, key, signature)
+    except AuthenticityError as error:
+        return (Part("signer", "failed", "the signature does not fit", (_told(error),)),)
+    return (Part("signer", "ok", f"{file} was signed with the key of {key}"),)
 
 
 def _without_manifest(error: ArtifactError) -> tuple[Part, ...]:

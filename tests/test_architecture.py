@@ -131,6 +131,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.runtime",
     ),
     "exporter.comparison": (*_BASE, "exporter.artifact"),
+    "exporter.signing": (*_BASE, "exporter.artifact"),
     "exporter.verdicts": (*_BASE, "exporter.runtime", "exporter.comparison"),
     "exporter.verification": (
         *_BASE,
@@ -141,6 +142,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.loading",
         "exporter.comparison",
         "exporter.verdicts",
+        "exporter.signing",
     ),
     "exporter.cli": (
         "exporter.keys",
@@ -153,6 +155,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.checkpoints",
         "exporter.loading",
         "exporter.verification",
+        "exporter.signing",
         "exporter.progress",  # a bar in a terminal is one that is told how far something has come
         "exporter.diagnosis",
     ),
@@ -189,6 +192,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch"),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "rich": ("exporter.cli.terminal",),
+    "model_signing": ("exporter.signing",),
     "shtab": ("exporter.cli.completion",),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),

@@ -758,7 +758,7 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
         (
             ["shw"],
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
-            "verify, compile, check); did you mean 'show'?",
+            "verify, compile, check, sign); did you mean 'show'?",
         ),
         (["show"], "exporter show: error: the following arguments are required: DIR"),
         (["show", "a", "b"], "exporter: error: unrecognized arguments: b"),

@@ -15,20 +15,22 @@ from exporter.cli.command import Exit
 from exporter.cli.compile import COMPILE
 from exporter.cli.run import RUN
 from exporter.cli.show import SHOW
+from exporter.cli.sign import SIGN
 from exporter.cli.terminal import bad
 from exporter.cli.verify import VERIFY
 from exporter.cli.words import parser_of
 from exporter.runtime.describe import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CHECK)
+COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CHECK, SIGN)
 
 _EXAMPLES = """\
   exporter show digits/1
   exporter run digits/1 --inputs image=image.npy
   exporter verify digits/1
   exporter compile digits/1 --size batch=1,8
-  exporter check models:Classifier"""
+  exporter check models:Classifier
+  exporter sign digits/1 --key private.pem"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

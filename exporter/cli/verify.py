@@ -23,16 +23,34 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atol", metavar="NUMBER", type=float, help="how far they may differ beside that"
     )
+    parser.add_argument(
+        "--key", metavar="FILE", type=Path, help="the public key (PEM) of whoever signed it"
+    )
+    parser.add_argument(
+        "--signature",
+        metavar="FILE",
+        type=Path,
+        help="the signature, with --key (default: DIR.sig, beside the folder)",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def _execute(arguments: argparse.Namespace) -> Exit:
+    if arguments.signature and not arguments.key:
+        arguments.parser.error("--signature needs --key, the public key of whoever signed")
     if _is_wide(arguments.folder):  # set before JAX is imported
         os.environ.setdefault("JAX_ENABLE_X64", "1")
     from exporter.verification import verify
 
     with bar() as tell:
-        report = verify(arguments.folder, rtol=arguments.rtol, atol=arguments.atol, progress=tell)
+        report = verify(
+            arguments.folder,
+            rtol=arguments.rtol,
+            atol=arguments.atol,
+            key=arguments.key,
+            signature=arguments.signature,
+            progress=tell,
+        )
     if arguments.json:
         print(report.to_json())
     else:
@@ -55,10 +73,12 @@ def _is_wide(folder: Path) -> bool:
 
 VERIFY = Command(
     name="verify",
-    usage="DIR [--rtol NUMBER] [--atol NUMBER] [--json]",
+    usage="DIR [--rtol NUMBER] [--atol NUMBER] [--key FILE [--signature FILE]] [--json]",
     summary="tell whether an artifact is intact and computes what it did when it was saved",
     description="""\
 Judge each part of an artifact:
+signer     with --key: it is what the holder of the key signed, to the last file.
+           If not, nothing else is judged and nothing is run
 manifest   it is as it was written, and what it says can be
 files      each has its digest; what no digest covers is told
 programs   each can be read, and suits this JAX and this machine
@@ -73,6 +93,7 @@ one has failed, and 1 if DIR is no artifact. The artifact stays as it is.""",
     examples="""\
   exporter verify digits/1
   exporter verify digits/1 --rtol 1e-2
+  exporter verify digits/1 --key public.pem
   exporter verify digits/1 --json | jq '.parts[] | select(.state == "failed")'""",
     add_arguments=_add_arguments,
     execute=_execute,
