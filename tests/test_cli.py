@@ -803,6 +803,7 @@ def models(tmp_path, monkeypatch):
     Path("zoo.py").write_text(MODELS)
     Path("broken.py").write_text("x = 1\n1 / 0\n")
     Path("wrong.py").write_text("x = (\n")
+    Path("raising.py").write_text("raise ModuleNotFoundError('bring your own')\n")
     Path("leaving.py").write_text("raise SystemExit('bye')\n")
     Path("needing.py").write_text("import no_such_package\n")
     Path("herd").mkdir()
@@ -810,7 +811,15 @@ def models(tmp_path, monkeypatch):
     Path("herd/sheep.py").write_text("from zoo import *\n")
     yield tmp_path
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in {"zoo", "broken", "wrong", "leaving", "needing", "herd"}:
+        if name.partition(".")[0] in {
+            "zoo",
+            "broken",
+            "wrong",
+            "leaving",
+            "needing",
+            "raising",
+            "herd",
+        }:
             del sys.modules[name]
 
 
@@ -853,7 +862,7 @@ def test_check_knows_the_platforms_that_saving_knows():
         ("zo0:x", "there is no module 'zo0'. Did you mean 'zoo'?"),
         (
             "far.away:x",
-            "there is no module 'far'. There are: broken, herd, leaving, needing, wrong, zoo.",
+            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, zoo.",
         ),
         ("herd.ship:x", "there is no module 'herd.ship'. Did you mean 'sheep'?"),
         ("herd.cow:x", "there is no module 'herd.cow'. There are in 'herd': sheep."),
@@ -886,6 +895,11 @@ def test_check_knows_the_platforms_that_saving_knows():
         (
             "leaving:x",
             "module 'leaving' cannot be imported: it raises SystemExit at leaving.py:1: bye.",
+        ),
+        (
+            "raising:x",
+            "module 'raising' cannot be imported: it raises ModuleNotFoundError at raising.py:1: "
+            "bring your own.",
         ),
         (
             "needing:x",

@@ -242,6 +242,7 @@ def test_other_shells_have_completions_too(capsys):
         out = capsys.readouterr().out
         assert out.startswith(start)
         assert "verify" in out
+        assert ("show:'print the signatures, functions" in out) == (shell == "zsh")
 
 
 def test_without_shtab_the_error_names_the_extra(monkeypatch, capsys):
