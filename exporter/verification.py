@@ -20,6 +20,7 @@ from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
 from exporter.artifact.records import Manifest, SampleRecord, replace
+from exporter.artifact.variables import read_variables
 from exporter.comparison import compare
 from exporter.errors import (
     ArtifactError,
@@ -208,7 +209,9 @@ def _programs(subject: _Subject) -> Part:
     problems = (*_unsuited(subject), *_unreadable(subject))
     here = f"JAX {jax.__version__} on {jax.default_backend()}"
     if problems:
-        return Part("programs", "failed", f"not all of {len(programs)} suit {here}", problems)
+        return Part(
+            "programs", "failed", f"not all of {len(programs)} can be used by {here}", problems
+        )
     return Part("programs", "ok", f"{len(programs)} suit {here}")
 
 
@@ -236,7 +239,7 @@ def _unreadable(subject: _Subject) -> list[str]:
     sizes = {file.path: file.size for file in manifest.files}
     for record in steps(manifest.programs, "programs", subject.progress):
         if record.file in subject.damage:
-            problems.append(subject.damage[record.file])
+            problems.append(f"{record.file} is damaged")
             continue
         file = subject.folder / record.file
         try:
@@ -251,25 +254,30 @@ def _unreadable(subject: _Subject) -> list[str]:
 
 def _variables(subject: _Subject, programs: Part) -> tuple[LoadedModel | None, Part]:
     """The model with its variables, if it can be had, and the verdict on these."""
-    count = len(subject.manifest.variables)
-    below = tuple(
-        problem for path, problem in subject.damage.items() if path.startswith(f"{VARIABLES}/")
-    )
+    records = subject.manifest.variables
+    below = [path for path in subject.damage if path.startswith(f"{VARIABLES}/")]
     if below:
-        return None, Part("variables", "failed", f"the files of {count} are damaged", below)
-    if programs.state == "failed":
-        return None, Part("variables", "none", "not loaded, since not all programs can be used")
+        problems = tuple(f"{path} is damaged" for path in below)
+        return None, Part("variables", "failed", f"the files of {len(records)} differ", problems)
+    model = None
     try:
         # The digests of all files are computed already, and a damaged asset keeps nothing from
         # being called.
-        model = load(
-            subject.folder, device=subject.device, verify=False, custom_calls=subject.custom_calls
-        )
+        if programs.state == "failed":
+            places = placement_of(records, device=subject.device).variables
+            read_variables(subject.folder, records, places)
+        else:
+            model = load(
+                subject.folder,
+                device=subject.device,
+                verify=False,
+                custom_calls=subject.custom_calls,
+            )
     except ArtifactError as error:
         return None, Part("variables", "failed", "cannot be loaded", (_told(error),))
-    if not count:
+    if not records:
         return model, Part("variables", "none", "there are none")
-    return model, Part("variables", "ok", f"{count} loaded")
+    return model, Part("variables", "ok", f"{len(records)} loaded")
 
 
 def _samples(subject: _Subject, model: LoadedModel | None) -> tuple[Part, tuple[SampleResult, ...]]:
@@ -277,13 +285,15 @@ def _samples(subject: _Subject, model: LoadedModel | None) -> tuple[Part, tuple[
     if not records:
         return Part("samples", "none", "it was saved without samples="), ()
     if model is None:
-        return Part("samples", "none", "not run, since the model cannot be loaded"), ()
+        return Part("samples", "none", "not run, since something they need has failed"), ()
     origin: Origin = model.__dict__["__origin__"]
     results = []
     for number, record in enumerate(steps(records, "samples", subject.progress)):
-        damage = subject.damage.get(record.file)
-        result = SampleResult(record.name, number, (), damage)
-        results.append(result if damage else _run(subject, origin, record, number))
+        if record.file in subject.damage:
+            problem = f"{record.file} is damaged"
+            results.append(SampleResult(record.name, number, (), problem))
+        else:
+            results.append(_run(subject, origin, record, number))
     wrong = [one for one in results if not one.ok]
     if wrong:
         problems = tuple(f"sample {one.number} of {one.name}" for one in wrong)

@@ -22,9 +22,11 @@ from exporter import Dim, TensorSpec, Variable
 from exporter.artifact import manifest as manifest_file
 from exporter.cli import main, one_line
 from exporter.cli.arrays import check_files, read_values, storable
+from exporter.cli.check import PLATFORMS
 from exporter.errors import ArtifactError
 from exporter.runtime.describe import describe
 from exporter.runtime.summary import summarise
+from exporter.staging.lowering import ALL_PLATFORMS
 from signatures.errors import BindError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -746,6 +748,190 @@ def test_a_folder_that_cannot_be_written_to_is_named(here, capsys):
 def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
     message = fail(capsys, "show", "no\x1b[31m\nsuch")
     assert message == "exporter show: error: no\\u001b[31m. such does not exist."
+
+
+# Check: the only command that runs user code.
+
+MODELS = """
+import types
+import jax
+import exporter
+from exporter import TensorSpec
+
+print("this is no result")
+
+
+class Good:
+    @exporter.function(input_signature=[TensorSpec(("n",), "float32", name="x")])
+    def f(self, x):
+        return x * 2
+
+
+class Calling:
+    @exporter.function(input_signature=[TensorSpec(("n",), "float32", name="x")])
+    def f(self, x):
+        return jax.pure_callback(lambda v: v, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    @property
+    def absurd(self):
+        raise KeyError("none")
+
+
+def build():
+    return Good()
+
+
+def with_size(size):
+    return Good()
+
+
+def failing():
+    raise ValueError("no weights\\nat all")
+
+
+good, calling = Good(), Calling()
+shelf = types.SimpleNamespace(calling=calling)
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A module of models in the current folder, which is imported anew and forgotten after."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    Path("zoo.py").write_text(MODELS)
+    Path("broken.py").write_text("x = 1\n1 / 0\n")
+    Path("wrong.py").write_text("x = (\n")
+    Path("raising.py").write_text("raise ModuleNotFoundError('bring your own')\n")
+    Path("leaving.py").write_text("raise SystemExit('bye')\n")
+    Path("needing.py").write_text("import no_such_package\n")
+    Path("herd").mkdir()
+    Path("herd/__init__.py").write_text("")
+    Path("herd/sheep.py").write_text("from zoo import *\n")
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in {
+            "zoo",
+            "broken",
+            "wrong",
+            "leaving",
+            "needing",
+            "raising",
+            "herd",
+        }:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["zoo:Good", "zoo:good", "zoo:build", "herd.sheep:Good", "zoo:good.__class__"]
+)
+def test_check_takes_a_model_or_what_makes_one(models, capsys, name):
+    assert main(["check", name, "--platform", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    report = exporter.check(sys.modules["zoo"].Good(), platforms=("cpu",))
+    assert out == f"{report}\n"
+    assert err == "this is no result\n"
+
+
+@pytest.mark.parametrize("name", ["zoo:Calling", "zoo:calling", "zoo:shelf.calling"])
+def test_check_says_what_stands_in_the_way(models, capsys, name):
+    assert main(["check", name, "--platform", "cpu", "cuda"]) == 3
+    report = exporter.check(sys.modules["zoo"].Calling(), platforms=("cpu", "cuda"))
+    assert not report.ok
+    assert capsys.readouterr().out == f"{report}\n"
+    assert main(["check", name, "--json", "--platform", "cpu", "cuda"]) == 3
+    assert capsys.readouterr().out == f"{report.to_json()}\n"
+
+
+def test_check_knows_the_platforms_that_saving_knows():
+    assert PLATFORMS == ALL_PLATFORMS
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "zoo",
+            "expected MODULE:OBJECT, got 'zoo'. For the class Net in models.py write models:Net.",
+        ),
+        (
+            ":x",
+            "expected MODULE:OBJECT, got ':x'. For the class Net in models.py write models:Net.",
+        ),
+        ("zo0:x", "there is no module 'zo0'. Did you mean 'zoo'?"),
+        (
+            "far.away:x",
+            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, zoo.",
+        ),
+        ("herd.ship:x", "there is no module 'herd.ship'. Did you mean 'sheep'?"),
+        ("herd.cow:x", "there is no module 'herd.cow'. There are in 'herd': sheep."),
+        ("herd:cow", "module 'herd' has no 'cow'. There is none."),
+        ("zoo:god", "module 'zoo' has no 'god'. Did you mean 'good'?"),
+        (
+            "zoo:x",
+            "module 'zoo' has no 'x'. There are: Calling, Good, TensorSpec, build, calling, "
+            "failing, good, shelf, with_size.",
+        ),
+        ("zoo:shelf.x", "'shelf' of module 'zoo' has no 'x'. There are: calling."),
+        (
+            "zoo:calling.absurd",
+            "'calling' of module 'zoo' gives no 'absurd': it raises KeyError at zoo.py:23: 'none'.",
+        ),
+        (
+            "zoo:with_size",
+            "zoo:with_size cannot be called without arguments: missing a required argument: "
+            "'size'. Name a function that makes the model and needs none.",
+        ),
+        (
+            "zoo:failing",
+            "zoo:failing makes no model: it raises ValueError at zoo.py:35: no weights.",
+        ),
+        (
+            "broken:x",
+            "module 'broken' cannot be imported: it raises ZeroDivisionError at broken.py:2: "
+            "division by zero.",
+        ),
+        (
+            "leaving:x",
+            "module 'leaving' cannot be imported: it raises SystemExit at leaving.py:1: bye.",
+        ),
+        (
+            "raising:x",
+            "module 'raising' cannot be imported: it raises ModuleNotFoundError at raising.py:1: "
+            "bring your own.",
+        ),
+        (
+            "needing:x",
+            "module 'needing' cannot be imported: it imports 'no_such_package' at needing.py:1, "
+            "which is not installed.",
+        ),
+    ],
+)
+def test_a_name_that_leads_to_no_model_is_refused(models, capsys, name, message):
+    assert main(["check", name]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.removeprefix("this is no result\n") == f"exporter check: error: {message}\n"
+
+
+def test_a_module_that_is_not_python_is_named_with_its_line(models, capsys):
+    assert "SyntaxError at wrong.py:1: " in fail(capsys, "check", "wrong:x")
+
+
+# Compile.
+
+
+def test_compile_prints_what_was_compiled_as_json(here, capsys):
+    words = ["compile", "one", "--size", "n=1,2", "--cache", "kept", "--json"]
+    found = json.loads(succeed(capsys, *words))
+    assert [(one["signature"], one["outcome"]) for one in found["compiled"]] == [
+        ("double", "kept")
+    ] * 2
+    again = json.loads(succeed(capsys, *words))
+    assert [one["outcome"] for one in again["compiled"]] == ["found"] * 2
+    assert again["cache"] == found["cache"]
+    assert again["left_out"] == {}
 
 
 # Words that are no command.

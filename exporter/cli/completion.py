@@ -39,17 +39,20 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
             "completions are made by shtab, which is not installed. Install it with: "
             "pip install 'jax-exporter[cli]'"
         ) from error
-    for action in _actions(parser):
+    for action in _arguments(parser):
         if action.type is Path:
             is_file = "FILE" in str(action.metavar)
             action.complete = shtab.FILE if is_file else shtab.DIRECTORY  # type: ignore[attr-defined]  # what shtab looks for
     return str(shtab.complete(parser, shell=shell))
 
 
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """The arguments of a parser and of its commands."""
-    for action in parser._actions:  # noqa: SLF001  # argparse has no public list of them
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser and of its commands, which are from now on described in a line."""
+    # argparse has no public way to what it was given.
+    for action in parser._actions:  # noqa: SLF001
         yield action
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # nor a public class
-            for command in action.choices.values():
-                yield from _actions(command)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for listed in action._choices_actions:  # noqa: SLF001
+                command = action.choices[listed.dest]
+                command.description = listed.help  # as zsh shows it, beside the name
+                yield from _arguments(command)

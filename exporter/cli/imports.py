@@ -3,7 +3,6 @@
 import difflib
 import functools
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -61,13 +60,14 @@ def _is_no_module(holder: object, name: str) -> bool:
 
 def _imported(name: str) -> ModuleType:
     folder = str(Path.cwd())
-    if folder not in sys.path:
+    if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
-        importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
+        if not missing:  # the user's own code has raised it
+            raise OptionError(f"module {name!r} cannot be imported: {_raised(error)}.") from error
         if not f"{name}.".startswith(f"{missing}."):
             raise OptionError(
                 f"module {name!r} cannot be imported: it imports {missing!r}{_at(error)}, which is "
