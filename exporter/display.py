@@ -4,16 +4,20 @@ A card has no scripts and no colours of its own, so that it fits a light page an
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from exporter.markup import Child, Markup, element, fragment, printable
+from signatures.signature import Signature
 
 S = TypeVar("S")
 
 # As much as fits one screen.
 MAX_LINES = 20
 _MAX_WIDTH = 300
+
+# As much of the types of one signature as fits one screen.
+MAX_TYPES = 2000
 
 _STYLE = Markup(
     "<style>"
@@ -24,6 +28,7 @@ _STYLE = Markup(
     ".exporter-card :is(th,td){text-align:left;vertical-align:top;padding:.15em 1em .15em 0;"
     "background:none;border:0;border-top:1px solid rgba(128,128,128,.35)}"
     ".exporter-card th{font-weight:600}"
+    ".exporter-card .histogram{width:96px;height:28px;fill:currentColor;opacity:.6}"
     "</style>"
 )
 
@@ -76,7 +81,10 @@ def code(text: object) -> Markup:
 
 
 def card(
-    title: Child, columns: Sequence[str] = (), rows: Sequence[Sequence[Child]] = (), note: str = ""
+    title: Child,
+    columns: Sequence[str] = (),
+    rows: Sequence[Sequence[Child]] = (),
+    note: Child = "",
 ) -> str:
     """A small table with a title, for a notebook. Rows beyond a screen are counted."""
     shown = rows if len(rows) <= MAX_LINES else rows[: MAX_LINES - 1]
@@ -96,6 +104,24 @@ def card(
     )
 
 
-def joined_lines(texts: Iterable[str]) -> Markup:
-    """Each text on a line of its own."""
-    return fragment(*(element("div", code(text)) for text in texts))
+def signature_card(title: Child, found: Signature) -> str:
+    """The inputs and outputs of a signature."""
+    rows = [
+        ("input", code(name), code(spec), "has a default" if name in found.defaults else "")
+        for name, spec in found.inputs.items()
+    ]
+    rows += [("output", code(name), code(spec), "") for name, spec in found.outputs.items()]
+    return card(title, ("", "Name", "Type", ""), rows)
+
+
+def signatures_card(title: Child, found: Sequence[Signature], note: str = "") -> str:
+    """What can be called by name, a row for each."""
+    rows = [(code(one.name), _specs(one.inputs), _specs(one.outputs)) for one in found]
+    return card(title, ("Signature", "Inputs", "Outputs"), rows, note)
+
+
+def _specs(specs: Mapping[str, object]) -> Markup:
+    shown = [f"{name}: {spec}" for name, spec in list(specs.items())[:MAX_LINES]]
+    more = len(specs) - len(shown)
+    listed = [*shown, f"and {more:,} more"] if more else shown
+    return fragment(*(element("div", code(text)) for text in listed))

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from exporter.artifact.records import SampleArrayRecord
+from exporter.display import card, card_of, code, lines, quiet
 from exporter.errors import ArtifactError, VerificationError
 from exporter.keys import from_words, to_words
 from exporter.loading import load
@@ -134,6 +135,21 @@ class VerificationReport:
         """
         if not self.ok:
             raise VerificationError(str(self), self)
+
+    @quiet
+    def __repr__(self) -> str:
+        first, *rest = str(self).splitlines()
+        return lines(f"VerificationReport: {first}", rest)
+
+    @card_of
+    def _repr_html_(self) -> str:
+        rows = [
+            (str(one.number), code(one.name), "ok" if one.ok else "FAILED", code(str(each)))
+            for one in self.samples
+            for each in one.comparisons
+        ]
+        title = str(self).partition("\n")[0]
+        return card(title, ("Sample", "Of", "", "Output"), rows)
 
     def __str__(self) -> str:
         failed = sum(not one.ok for one in self.samples)

@@ -18,6 +18,7 @@ _BASE = (
     "exporter.errors",
     "exporter.notices",
     "exporter.markup",
+    "exporter.distribution",
     "exporter.display",  # whatever is public shows itself
 )
 
@@ -51,7 +52,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.errors": ("signatures",),
     "exporter.notices": (),
     "exporter.markup": (),
-    "exporter.display": ("exporter.markup",),
+    "exporter.distribution": ("exporter.markup",),
+    "exporter.display": ("signatures", "exporter.markup", "exporter.distribution"),
     "exporter.asset": _BASE,
     "exporter.variable": (*_BASE, "exporter.keys"),  # a variable without a value may be of keys
     "exporter.keys": _BASE,

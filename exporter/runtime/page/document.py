@@ -11,10 +11,10 @@ from pathlib import Path
 
 from exporter.artifact.glimpses import Glimpse, glimpses
 from exporter.artifact.records import Manifest
+from exporter.distribution import Distribution
 from exporter.markup import Child, Markup, element, fragment
 from exporter.runtime.describe import counted, size_text, totals
 from exporter.runtime.page.calls import functions, signatures
-from exporter.runtime.page.distribution import Distribution
 from exporter.runtime.page.objects import Values, objects
 from exporter.runtime.page.parts import code, cut, definitions, left_out, section, table
 from exporter.runtime.page.programs import Inside, programs
@@ -79,7 +79,9 @@ def distributions(manifest: Manifest, folder: Path) -> Values:
     )
     wanted = dict(sized[:MAX_WITH_VALUES])
     return {
-        number: Distribution.of(found) if isinstance(found, Glimpse) else f"not read: {found}"
+        number: Distribution.of(found.elements, found.blocks)
+        if isinstance(found, Glimpse)
+        else f"not read: {found}"
         for number, found in glimpses(folder, wanted, LOOKED_AT)
     }
 

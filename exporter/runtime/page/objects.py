@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.artifact.records import Manifest, NodeRecord
+from exporter.distribution import Distribution, drawing
+from exporter.distribution import facts as facts_of
 from exporter.markup import Child, Markup, element, fragment
 from exporter.runtime.describe import counted, size_text, totals, type_text
-from exporter.runtime.page.distribution import Distribution, drawing
-from exporter.runtime.page.distribution import facts as facts_of
 from exporter.runtime.page.parts import fold, section
 from exporter.runtime.paths import steps
 from exporter.runtime.summary import Summary, VariableSummary
@@ -23,8 +23,8 @@ _MAX_DEPTH = 40
 # More parts than this are folded into groups of so many.
 _GROUP = 100
 
-# So many rows are open from the start.
-_MAX_OPEN = 40
+# What the object itself holds is open from the start if it has no more parts than this.
+_MAX_OPEN = 20
 
 # A path that is shown in another place is cut at this length.
 _MAX_PATH = 400
@@ -179,7 +179,7 @@ class _Writer:
         size = sum(one["bytes"] for one in mine)
         about = f"{counted(len(mine), 'array')}, {size_text(size)}" if mine else ""
         title = fragment(_name(branch.step), _quiet(_what(branch.node)), _quiet(about, "size"))
-        is_open = len(branch.parts) == 1 or (depth == 0 and len(branch.variables) <= _MAX_OPEN)
+        is_open = len(branch.parts) <= _MAX_OPEN if depth == 0 else len(branch.parts) == 1
         inside = element("ul", *self.parts(branch, depth + 1))
         return element("li", fold(title, inside, is_open=is_open))
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.artifact.glimpses import Glimpse
 from exporter.markup import Markup, element, fragment
 
 # The bars of a drawing, and its size in units of its own.
@@ -45,9 +44,8 @@ class Distribution:
     is_complex: bool = False
 
     @classmethod
-    def of(cls, glimpse: Glimpse) -> "Distribution":
-        """The distribution of what was seen of an array."""
-        elements = glimpse.elements
+    def of(cls, elements: np.ndarray, blocks: int = 1) -> "Distribution":
+        """The distribution of the elements of an array, or of those in some blocks of it."""
         is_complex = elements.dtype.kind == "c"
         with np.errstate(all="ignore"):  # what overflows is infinite, and is told as that
             values = np.abs(elements) if is_complex else elements
@@ -57,7 +55,7 @@ class Distribution:
             count = max(values.size, 1)
             return cls(
                 looked_at=values.size,
-                blocks=glimpse.blocks,
+                blocks=blocks,
                 minimum=float(finite.min()) if has_any else None,
                 maximum=float(finite.max()) if has_any else None,
                 mean=float(finite.mean()) if has_any else None,
