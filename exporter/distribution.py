@@ -81,8 +81,8 @@ def _counts(finite: np.ndarray) -> tuple[int, ...]:
 
 
 def drawing(found: Distribution) -> Markup:
-    """The histogram as SVG, with a line where 0 is."""
-    if found.minimum is None or found.maximum is None:
+    """The histogram as SVG, with a line where 0 is. One value alone has none."""
+    if found.minimum is None or found.maximum is None or found.minimum == found.maximum:
         return Markup()
     highest = max(found.counts)
     width = BARS * _BAR_WIDTH
@@ -115,6 +115,8 @@ def facts(found: Distribution, size: int) -> Markup:
     prefix = "absolute values: " if found.is_complex else ""
     if found.minimum is None:
         words = ["no finite values"]
+    elif found.minimum == found.maximum:
+        words = [f"always {number(found.minimum)}"]
     else:
         words = [
             f"min {number(found.minimum)}",
@@ -122,7 +124,7 @@ def facts(found: Distribution, size: int) -> Markup:
             f"mean {number(found.mean)}",
             f"std {number(found.std)}",
         ]
-    if found.zeros:
+    if found.zeros and found.minimum != found.maximum:
         words.append(f"zeros {_share(found.zeros)}")
     alarming = [
         f"{name} {_share(share)}"

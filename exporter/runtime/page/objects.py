@@ -14,7 +14,7 @@ from exporter.runtime.page.parts import fold, section
 from exporter.runtime.paths import steps
 from exporter.runtime.summary import Summary, VariableSummary
 
-# A page of 10,000 variables has 6 MB. What is beyond is counted.
+# A page of 10,000 variables has 2 MB. What is beyond is counted.
 MAX_LEAVES = 10_000
 
 # Browsers flatten what is nested more than 512 elements deep; a level takes three.
@@ -31,6 +31,9 @@ _MAX_PATH = 400
 
 # Rows beyond this number are laid out when they are scrolled to.
 _MANY = 500
+
+# A sequence of more numbers is opened to be seen.
+_MAX_PLAIN = 16
 
 # Collections that say nothing.
 _PLAIN = ("Variable", "array")
@@ -168,11 +171,11 @@ class _Writer:
             elif part.node.kind == "variable":
                 self._left -= 1
                 yield self._variable(part)
-            elif part.parts:
+            elif part.parts and not _is_plain(part):
                 yield self._holder(part, depth)
             else:
                 self._left -= 1
-                yield element("li", _name(part.step), _quiet(_what(part.node)), class_="row")
+                yield element("li", _name(part.step), _quiet(_text(part)), class_="row")
 
     def _holder(self, branch: Branch, depth: int) -> Markup:
         mine = [self._variables[number] for number in branch.variables]
@@ -212,6 +215,22 @@ def _name(step: str) -> Markup:
 
 def _quiet(text: str, kind: str = "quiet") -> Markup | None:
     return element("span", text, class_=kind) if text else None
+
+
+def _is_plain(branch: Branch) -> bool:
+    """Whether it is a short sequence of numbers and texts, which fits a line."""
+    parts = branch.parts
+    is_short = branch.node.kind in ("list", "tuple") and len(parts) <= _MAX_PLAIN
+    return is_short and all(isinstance(p, Branch) and p.node.kind == "value" for p in parts)
+
+
+def _text(branch: Branch) -> str:
+    """What something without variables is, in a line."""
+    if not branch.parts:
+        return _what(branch.node)
+    items = (part.node.value for part in branch.parts if isinstance(part, Branch))
+    shown = ", ".join("None" if item is None else item.text or "None" for item in items)
+    return f"{branch.node.kind} of {shown}"[:_MAX_PATH]
 
 
 def _what(node: NodeRecord) -> str:
