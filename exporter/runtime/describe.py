@@ -15,6 +15,7 @@ from exporter.runtime.summary import (
     Summary,
     Tensor,
     VariableSummary,
+    only,
     summarise,
 )
 
@@ -38,16 +39,20 @@ _UNPRINTABLE = re.compile(
 )
 
 
-def describe(manifest: Manifest, *, variables: bool = False) -> str:
+def describe(manifest: Manifest, *, variables: bool = False, signature: str | None = None) -> str:
     """The manifest as lines of text: what can be called, with what, and where it runs.
 
     Args:
       manifest: of an artifact.
       variables: whether each variable is listed, below the rest.
+      signature: the name of the only signature to tell of, with the variables that it uses.
     """
     summary = summarise(manifest)
     lines = [*_about(summary), "", "Signatures", *_signatures(summary)]
-    if summary["functions"]:
+    if signature is not None:
+        summary = only(summary, manifest, signature)
+        lines = ["Signature", *_signatures(summary)]
+    elif summary["functions"]:
         lines += ["", "Functions"]
         lines += [line for function in summary["functions"] for line in _function(function)]
     if variables:
@@ -71,7 +76,7 @@ def _about(summary: Summary) -> list[str]:
         ("needs", ", ".join(needs)),
         ("written by", f"{writer} in format {summary['format_version']}"),
         ("", f"with {', '.join(others)}"),
-        ("programs", f"{_count(programs['count'], 'file')}, {_bytes(programs['bytes'])}"),
+        ("programs", f"{counted(programs['count'], 'file')}, {size_text(programs['bytes'])}"),
         ("", f"content id {summary['content']['programs']}"),
         ("variables", _totals(summary["variables"])),
         ("", f"content id {summary['content']['variables']}"),
@@ -85,7 +90,7 @@ def _sundries(summary: Summary) -> Iterator[tuple[str, ...]]:
     for position, asset in enumerate(summary["assets"]):
         path = ", ".join(asset["paths"])
         label = "" if position else "assets"
-        yield label, f"{path} in {asset['file']}, {_bytes(asset['bytes'])}"
+        yield label, f"{path} in {asset['file']}, {size_text(asset['bytes'])}"
     if summary["function_aliases"]:
         yield "aliases", ", ".join(f"{a} of {p}" for a, p in summary["function_aliases"].items())
     if summary["samples"]:
@@ -107,7 +112,7 @@ def _totals(variables: Sequence[VariableSummary]) -> str:
     trainable = sum(variable["trainable"] for variable in variables)
     which = {0: "none", len(variables): "all"}.get(trainable, f"{trainable:,}")
     return (
-        f"{_count(len(variables), 'array')}, {_count(elements, 'element')}, {_bytes(size)}, "
+        f"{counted(len(variables), 'array')}, {counted(elements, 'element')}, {size_text(size)}, "
         f"{which} trainable"
     )
 
@@ -132,17 +137,18 @@ def _signatures(summary: Summary) -> Iterator[str]:
 
 def _row(name: str, tensor: Tensor) -> tuple[str, ...]:
     if "default" not in tensor:
-        return name, _type(tensor)
+        return name, type_text(tensor)
     text = json.dumps(tensor["default"])
     cut = text if len(text) <= _MAX_DEFAULT_LENGTH else f"{text[: _MAX_DEFAULT_LENGTH - 3]}..."
-    return name, _type(tensor), f"default {cut}"
+    return name, type_text(tensor), f"default {cut}"
 
 
 def _labelled(label: str, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [("" if position else label, *row) for position, row in enumerate(rows or [("none",)])]
 
 
-def _type(array: Tensor | VariableSummary) -> str:
+def type_text(array: Tensor | VariableSummary) -> str:
+    """The type of an array as specs are written."""
     shape = array["shape"]
     return f"{array['dtype']}[{'...' if shape is None else ', '.join(map(str, shape))}]"
 
@@ -246,7 +252,7 @@ def _variables(variables: Sequence[VariableSummary]) -> list[str]:
         return ["  none"]
     rows = [
         (
-            *(one["path"], _type(one), "yes" if one["trainable"] else "no", one["collection"]),
+            *(one["path"], type_text(one), "yes" if one["trainable"] else "no", one["collection"]),
             *_split(one),
         )
         for one in variables
@@ -254,16 +260,18 @@ def _variables(variables: Sequence[VariableSummary]) -> list[str]:
     return _table([("path", "type", "trainable", "collection"), *rows], 2)
 
 
-def _bytes(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes in the unit that fits it."""
     if count < 1024:
-        return _count(count, "byte")
+        return counted(count, "byte")
     size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
     while size >= 1023.95 and len(units) > 1:  # it would be printed as 1024.0
         size, units = size / 1024, units[1:]
     return f"{size:,.1f} {units[0]}"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number of things, the noun in the plural where there is not one."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
