@@ -20,6 +20,7 @@ from jax._src.lib import _jax  # type: ignore[attr-defined]  # not meant to be e
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func, stablehlo
 
+from exporter.jax_internals import call_new_composites
 from exporter.operations import FUNCTION, MAIN, Array, Operation, Operations
 
 # With these bytes MLIR bytecode begins.
@@ -67,10 +68,11 @@ def read_operations(
         try:
             if found.count > _MAX_WRITTEN_OUT:
                 raise ValueError(f"it has {found.count:,} operations with every call written out")
+            call_new_composites(_composites(module))  # sizes are not filled in behind others
             _call_with(module, shapes, platform)
             return found, _operations(_refined(module))
         except (ir.MLIRError, jax.errors.JaxRuntimeError, LookupError, ValueError) as error:
-            return found, f"it does not take arrays of these sizes: {_first_line(error)}"
+            return found, f"its arrays cannot have these sizes: {_first_line(error)}"
 
 
 def _refined(module: ir.Module) -> ir.Module:
@@ -81,6 +83,18 @@ def _refined(module: ir.Module) -> ir.Module:
             bytecode, enable_shape_assertions=True, validate_static_shapes=True, enable_shardy=True
         )
     )
+
+
+def _composites(module: ir.Module) -> list[ir.Operation]:
+    found = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "stablehlo.composite":
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
 
 
 def _module(bytecode: bytes) -> ir.Module:
@@ -157,10 +171,15 @@ def _inside(region: ir.Region) -> Iterator[Any]:
 def _plain(operation: ir.Operation, parent: int, region: int) -> Operation:
     name = str(operation.name)
     numbers = _NUMBERS.get(name)
+    takes = [one.type for one in operation.operands]
+    gives = [one.type for one in operation.results]
+    if name == FUNCTION:
+        kind = ir.FunctionType(ir.TypeAttr(operation.attributes["function_type"]).value)
+        takes, gives = kind.inputs, kind.results
     return Operation(
         name,
-        tuple(_array(str(one.type)) for one in operation.operands),
-        tuple(_array(str(one.type)) for one in operation.results),
+        tuple(_array(str(one)) for one in takes),
+        tuple(_array(str(one)) for one in gives),
         parent,
         region,
         _target(operation, name),

@@ -65,7 +65,7 @@ class Operation:
 
     Attributes:
       name: with its dialect, such as `stablehlo.add`.
-      operands: the types of what it takes.
+      operands: the types of what it takes; for a function, of its arguments.
       results: the types of what it gives.
       parent: the position in the list of the operation that it stands in, or -1.
       region: in which of the regions of its parent it stands.

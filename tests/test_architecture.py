@@ -51,7 +51,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.jax_internals": _BASE,
     "exporter.jax_dispatch": (),
     "exporter.operations": (),
-    "exporter.jax_programs": ("exporter.operations",),  # MLIR in, plain values out
+    # MLIR in, plain values out.
+    "exporter.jax_programs": ("exporter.jax_internals", "exporter.operations"),
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too

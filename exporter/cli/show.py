@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from exporter.artifact.manifest import read as read_manifest
@@ -14,7 +15,7 @@ from exporter.artifact.records import Manifest
 from exporter.cli.command import Command
 from exporter.errors import OptionError
 from exporter.runtime.describe import describe
-from exporter.runtime.inspection import inspect
+from exporter.runtime.inspection import Reader, inspect
 from exporter.runtime.outline import Branch, draw, outline, places
 from exporter.runtime.reports import ProgramReport, describe_programs, report
 from exporter.runtime.summary import only, summarise
@@ -96,7 +97,10 @@ def _document(
 
 
 def _reports(arguments: argparse.Namespace, manifest: Manifest) -> list[ProgramReport]:
-    inspected = inspect(arguments.folder, manifest, _sizes(arguments.sizes), arguments.signature)
+    with closing(Reader()) as reader:
+        inspected = inspect(
+            arguments.folder, manifest, reader, _sizes(arguments.sizes), arguments.signature
+        )
     return [report(one) for one in inspected]
 
 

@@ -8,8 +8,8 @@ It is no cage for code: it protects the reader from accidents.
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
+from itertools import zip_longest
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -146,6 +146,7 @@ def _serve(connection: Connection) -> None:
 def inspect(
     folder: Path,
     manifest: Manifest,
+    reader: Reader,
     sizes: Mapping[str, int] | None = None,
     signature: str | None = None,
 ) -> list[Inspected]:
@@ -154,6 +155,7 @@ def inspect(
     Args:
       folder: the artifact.
       manifest: its manifest.
+      reader: reads its programs.
       sizes: the sizes of named axes for which costs are computed.
       signature: the name of a signature, to look into no other programs than those it calls, and
         their derivatives.
@@ -172,22 +174,19 @@ def inspect(
     sizes = sizes or {}
     file_bytes = {file.path: file.size for file in manifest.files}
     found = []
-    with closing(Reader()) as reader:
-        for record, users in zip(manifest.programs, users_of(manifest), strict=True):
-            if signature is not None and signature not in users.signatures:
-                continue
-            bytecode = read_program(folder, record.file, file_bytes)
-            own = {dim.name: sizes[dim.name] for dim in record.dims if dim.name in sizes}
-            try:
-                operations, cost, problem = _read(reader, manifest, record, bytecode, own)
-            except ValueError as error:
-                raise ArtifactError(
-                    f"{folder / record.file} is not a program that can be read: {error}"
-                ) from error
-            size = file_bytes[record.file]
-            found.append(
-                Inspected(record, users, size, len(bytecode), operations, own, cost, problem)
-            )
+    for record, users in zip(manifest.programs, users_of(manifest), strict=True):
+        if signature is not None and signature not in users.signatures:
+            continue
+        bytecode = read_program(folder, record.file, file_bytes)
+        own = {dim.name: sizes[dim.name] for dim in record.dims if dim.name in sizes}
+        try:
+            operations, cost, problem = _read(reader, manifest, record, bytecode, own)
+        except ValueError as error:
+            raise ArtifactError(
+                f"{folder / record.file} is not a program that can be read: {error}"
+            ) from error
+        size = file_bytes[record.file]
+        found.append(Inspected(record, users, size, len(bytecode), operations, own, cost, problem))
     return found
 
 
@@ -224,21 +223,33 @@ def _cost(operations: Operations, sized: Operations | str | None) -> tuple[Cost 
 def _shapes(
     manifest: Manifest, record: ProgramRecord, sizes: Mapping[str, int]
 ) -> list[tuple[int, ...]]:
-    """The shape of each array that a program takes: variables, then inputs, if it kept them.
+    """The shape of each array that a program takes, for given sizes.
 
     Raises:
       SpecError: if an axis divides by zero.
     """
+    return [
+        tuple(
+            size if size is not None else parse(str(axis)).evaluate(sizes)
+            for size, axis in zip_longest(shape_of(array), array.shape)
+        )
+        for array in taken(manifest, record)
+    ]
+
+
+def taken(manifest: Manifest, record: ProgramRecord) -> list[VariableRecord | PlainTensorRecord]:
+    """What a program takes by what the manifest says: variables, then inputs, if it kept them."""
     arrays: list[VariableRecord | PlainTensorRecord] = [
         *(manifest.variables[number] for number in record.variables),
         *record.inputs,
     ]
-    return [_shape(arrays[position], sizes) for position in record.kept_inputs]
+    return [arrays[position] for position in record.kept_inputs]
 
 
-def _shape(array: VariableRecord | PlainTensorRecord, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def shape_of(array: VariableRecord | PlainTensorRecord) -> tuple[int | None, ...]:
+    """The shape of an array in a program. Keys have an axis more, for their words."""
     dtype = as_dtype(array.dtype)
-    axes = (one if isinstance(one, int) else parse(one).evaluate(sizes) for one in array.shape)
+    axes = (one if isinstance(one, int) else None for one in array.shape)
     return (*axes, *((dtype.words,) if isinstance(dtype, KeyType) else ()))
 
 
