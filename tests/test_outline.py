@@ -18,7 +18,6 @@ GOLDEN = sorted(path.parent for path in Path(__file__).parent.glob("golden/*/sav
 class Layer:
     def __init__(self, width):
         self.kernel = jnp.ones((2, width))
-        self.scale = 0.5
 
 
 class Model:
@@ -37,15 +36,13 @@ class Model:
 
 
 TREE = """\
-Model  324 bytes
+Model  308 bytes
 ├── layers  list of 6  152 bytes
 │   ├── [0]  Layer  24 bytes
-│   │   ├── kernel  float32[2, 3]  24 bytes
-│   │   └── scale  0.5
+│   │   └── kernel  float32[2, 3]  24 bytes
 │   ├── … 4 more like [0], to [4]
 │   └── [5]  Layer  32 bytes
-│       ├── kernel  float32[2, 4]  32 bytes
-│       └── scale  0.5
+│       └── kernel  float32[2, 4]  32 bytes
 ├── named  dict of 15  120 bytes
 │   ├── ['layer_0']  float32[2]  8 bytes
 │   └── … 14 more like ['layer_0'], to ['layer_14']

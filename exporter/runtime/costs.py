@@ -182,6 +182,8 @@ def _with_regions(operation: Operation, regions: list[Cost]) -> Cost:
         if "trips" in operation.numbers:
             return turn * operation.numbers["trips"][0]
         return Cost(Amount(), turn.loops + 1, turn.once + turn.per_iteration)
+    if operation.name == "stablehlo.convert" and operation.operands == operation.results:
+        return Cost()  # it is one type by two names, where a size has become known
     own = Amount(bytes=_bytes(operation))
     if operation.name in _APPLYING:
         applied = sum((region.once for region in regions), Amount())
@@ -207,8 +209,7 @@ def _arithmetic(operation: Operation) -> Amount:
         return Amount(transcendentals=_elements(operation.results[:1]))
     if operation.name not in _ELEMENTWISE:
         return Amount()
-    is_idle = operation.name == "stablehlo.convert" and operation.operands == operation.results
-    return Amount(flops=0 if is_idle else _elements(operation.results))
+    return Amount(flops=_elements(operation.results))
 
 
 def _dot(operation: Operation) -> int:
