@@ -320,32 +320,39 @@ def _luminance(colour):
 
 def test_a_page_is_never_overwritten_unasked_and_is_whole_or_not_there(folder, tmp_path, capsys):
     target = tmp_path / "out.html"
-    assert main(["show", str(folder), "--html", str(target), "--no-values"]) == 0
+    unread = ["--no-programs"]
+    assert main(["show", str(folder), "--html", str(target), "--no-values", *unread]) == 0
     assert "Their values were not read." in target.read_text("utf-8")
     target.write_text("mine")
     assert main(["show", str(folder), "--html", str(target)]) == 1
     assert f"'{target}' exists. Give --html another name" in capsys.readouterr().err
     assert target.read_text() == "mine"
-    assert main(["show", str(folder), "--html", str(target), "--overwrite"]) == 0
+    assert main(["show", str(folder), "--html", str(target), "--overwrite", *unread]) == 0
     assert target.read_text("utf-8").endswith("</html>\n")
     assert main(["show", str(folder), "--html", str(tmp_path), "--overwrite"]) == 1
     assert "is a folder" in capsys.readouterr().err
-    assert main(["show", str(folder), "--html", str(tmp_path / "no" / "out.html")]) == 1
+    assert main(["show", str(folder), "--html", str(tmp_path / "no" / "out.html"), *unread]) == 1
     assert capsys.readouterr().err.endswith("out.html: No such file or directory\n")
     assert list(tmp_path.iterdir()) == [target]
-    with pytest.raises(SystemExit):
-        main(["show", str(folder), "--overwrite"])
+    for words in (["--overwrite"], ["--html", str(target), "--json"]):
+        with pytest.raises(SystemExit):
+            main(["show", str(folder), *words])
 
 
-def test_the_page_is_made_without_jax(folder, tmp_path):
+def test_the_page_is_made_without_jax_and_lists_operations(folder, tmp_path):
     code = "import sys; from exporter.cli import main; assert main(sys.argv[1:]) == 0\n"
     code += "assert not {'jax', 'jaxlib', 'orbax'} & set(sys.modules)"
-    arguments = ["show", str(folder), "--html", str(tmp_path / "out.html")]
+    arguments = ["show", str(folder), "--html", str(tmp_path / "out.html"), "--size", "batch=8"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, check=False, capture_output=True
     )
     assert done.returncode == 0, done.stderr
-    assert b'class="histogram"' in (tmp_path / "out.html").read_bytes()
+    found = _Parsed((tmp_path / "out.html").read_text("utf-8"))
+    assert "histogram" in [attributes.get("class") for _, attributes in found.elements]
+    # Two for each pair that the matrix product multiplies, one for each element scaled or counted.
+    assert f"{(2 * 8 * 64 * 64 + 8 * 64 + 1) / 1000:.1f} kFLOP" in found.text
+    listed = [text for text in found.figures if "stablehlo.dot_general" in text]
+    assert "(f32[?, 64], f32[64, 64]) -> f32[?, 64]" in listed[0]
 
 
 def test_a_damaged_variable_is_said_to_be_unread(folder, tmp_path):

@@ -15,6 +15,7 @@ from exporter.runtime.summary import (
     Summary,
     Tensor,
     VariableSummary,
+    only,
     summarise,
 )
 
@@ -31,16 +32,20 @@ _MAX_METADATA_LENGTH = 80
 _MAX_DEFAULT_LENGTH = 40
 
 
-def describe(manifest: Manifest, *, variables: bool = False) -> str:
+def describe(manifest: Manifest, *, variables: bool = False, signature: str | None = None) -> str:
     """The manifest as lines of text: what can be called, with what, and where it runs.
 
     Args:
       manifest: of an artifact.
       variables: whether each variable is listed, below the rest.
+      signature: the name of the only signature to tell of, with the variables that it uses.
     """
     summary = summarise(manifest)
     lines = [*_about(summary), "", "Signatures", *_signatures(summary)]
-    if summary["functions"]:
+    if signature is not None:
+        summary = only(summary, manifest, signature)
+        lines = ["Signature", *_signatures(summary)]
+    elif summary["functions"]:
         lines += ["", "Functions"]
         lines += [line for function in summary["functions"] for line in _function(function)]
     if variables:

@@ -35,7 +35,7 @@ def page(
     folder: Path,
     *,
     with_values: bool = True,
-    inside: Mapping[int, Inside] | None = None,
+    inside: Mapping[int, Inside] | str | None = None,
 ) -> str:
     """An artifact as one page of HTML.
 
@@ -43,7 +43,7 @@ def page(
       manifest: of the artifact.
       folder: where it is. The calls to copy load it from there.
       with_values: whether the variables are read, to show how their values are distributed.
-      inside: what is known of the operations of the programs, by their numbers.
+      inside: what is known of the operations of the programs, by their numbers, or why nothing is.
     """
     summary = summarise(manifest)
     values = distributions(manifest, folder) if with_values else {}
@@ -52,7 +52,7 @@ def page(
         signatures(manifest, summary, path, model),
         functions(summary),
         objects(manifest, summary, values, _note(manifest, values, with_values=with_values)),
-        programs(manifest, inside or {}),
+        programs(manifest, inside or "They were not read."),
         _files(manifest),
         _extras(summary),
     ]

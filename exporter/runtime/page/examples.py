@@ -56,6 +56,17 @@ def shapes_of(manifest: Manifest, name: str) -> Shapes | None:
     return None
 
 
+def sizes_of(manifest: Manifest) -> dict[str, int]:
+    """A small size for each named axis of the signatures, as their examples have them."""
+    found: dict[str, int] = {}
+    for name, number in manifest.signatures.items():
+        signature = signature_of(manifest, number, name)
+        ranks = _ranks(manifest, number)
+        fitting = (one for one in _sizes(signature) if _shapes(signature, one, ranks) is not None)
+        found = next(fitting, {}) | found
+    return found
+
+
 def _ranks(manifest: Manifest, number: int) -> Sequence[int]:
     """Numbers of axes for the inputs of any rank, for which there is a program."""
     programs = manifest.concrete_functions[number].programs

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from exporter.artifact.encoding import spec_of
 from exporter.artifact.records import Manifest, ProgramRecord
 from exporter.markup import Child, Markup, element, fragment
+from exporter.operations import Operation
 from exporter.runtime.describe import counted, size_text
+from exporter.runtime.inspection import Inspected
 from exporter.runtime.page.parts import code, cut, definitions, fold, left_out, section, table
+from exporter.runtime.reports import cost_text
 
 MAX_PROGRAMS = 200
 MAX_LINES = 20_000
 MAX_KINDS = 100
+
+# So many kinds of operations, the most frequent ones, are open from the start.
+_MAX_OPEN = 10
 
 # Lines of a listing that a browser lays out at once.
 _GROUP = 250
@@ -37,12 +43,30 @@ class Inside:
     costs: Mapping[str, str]
 
 
-def programs(manifest: Manifest, inside: Mapping[int, Inside]) -> Markup | None:
+def looked_into(found: Inspected) -> Inside:
+    """What was read of a program, as it is shown."""
+    depths: list[int] = []
+    lines = []
+    for one in found.operations:
+        depths.append(depths[one.parent] + 1 if one.parent >= 0 else 0)
+        lines.append((depths[-1], _line(one)))
+    return Inside(found.operations.histogram, lines, {"a call costs": cost_text(found)})
+
+
+def _line(one: Operation) -> str:
+    """An operation as text: what it is, what it takes and what it gives."""
+    taken, given = (", ".join(map(str, types)) for types in (one.operands, one.results))
+    target = f" @{one.target}" if one.target else ""
+    numbers = "".join(f" {name}={list(values)}" for name, values in one.numbers.items())
+    return f"{one.name}{target}({taken}){f' -> {given}' if given else ''}{numbers}"
+
+
+def programs(manifest: Manifest, inside: Mapping[int, Inside] | str) -> Markup | None:
     """Each program with what calls it, what it takes, and what is in it.
 
     Args:
       manifest: of the artifact.
-      inside: what is known of the programs, by their numbers.
+      inside: what is known of the programs, by their numbers, or why nothing is.
     """
     if not manifest.programs:
         return None
@@ -52,21 +76,23 @@ def programs(manifest: Manifest, inside: Mapping[int, Inside]) -> Markup | None:
     left = MAX_LINES
     folds = []
     for number, program in enumerate(shown):
-        found = inside.get(number)
+        found = None if isinstance(inside, str) else inside.get(number)
         body: Child = None
         if found is not None:
             body = _inside(found, left, program.file)
             left = max(0, left - len(found.lines))
         name = users.get(number, "nothing")
+        costs = {} if found is None else found.costs
         title = fragment(
             element("b", code(name)),
             element("span", f"{program.file}, {size_text(sizes[program.file])}", class_="size"),
         )
         is_open = len(shown) == 1
-        folds.append(fold(title, _about(program), body, is_open=is_open, kind="program"))
+        folds.append(fold(title, _about(program, costs), body, is_open=is_open, kind="program"))
     return section(
         "programs",
         "Programs",
+        element("p", inside, class_="quiet") if isinstance(inside, str) else None,
         *folds,
         left_out(len(manifest.programs) - len(shown), "programs"),
         count=f"{len(manifest.programs):,}",
@@ -87,7 +113,7 @@ def _users(manifest: Manifest) -> dict[int, str]:
     return users
 
 
-def _about(program: ProgramRecord) -> Markup:
+def _about(program: ProgramRecord, costs: Mapping[str, str]) -> Markup:
     rows: list[tuple[str, Child]] = [
         ("takes", _types(program.inputs)),
         ("gives", _types(program.outputs)),
@@ -107,7 +133,7 @@ def _about(program: ProgramRecord) -> Markup:
         rows.append(("rows", f"independent along {program.row_wise}"))
     if program.vjp_problem:
         rows.append(("no derivative", program.vjp_problem))
-    return definitions(rows, "about")
+    return definitions([*rows, *costs.items()], "about")
 
 
 def _types(records: Sequence[object]) -> Child:
@@ -122,10 +148,13 @@ def _inside(found: Inside, left: int, name: str) -> Markup:
     kinds = list(found.counts.items())[:MAX_KINDS]
     rows = [(code(cut(kind, _MAX_TEXT)), f"{count:,}", _bar(count, most)) for kind, count in kinds]
     lines = found.lines[:left]
+    columns = ("Operation", "Count", "Compared")
+    rest = rows[_MAX_OPEN:]
+    others = table(f"Others of {name}", columns, rest)
     return fragment(
-        definitions(found.costs.items(), "about") if found.costs else None,
         element("h3", counted(total, "operation")),
-        table(f"Operations of {name}", ("Operation", "Count", "Share"), rows),
+        table(f"Operations of {name}", columns, rows[:_MAX_OPEN]),
+        fold(counted(len(rest), "other kind"), others) if rest else None,
         left_out(len(found.counts) - len(kinds), "kinds of operations"),
         fold("Listing", *_listing(lines), kind="listing-fold") if lines else None,
         left_out(len(found.lines) - len(lines), "operations"),
