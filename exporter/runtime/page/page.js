@@ -95,10 +95,10 @@
     });
   }
 
-  // What is folded would be missing on paper, unless it is a book.
+  // What is folded would be missing on paper, unless it is a book. Listings of programs are.
   let opened = [];
   addEventListener("beforeprint", () => {
-    const closed = all("details:not([open])");
+    const closed = all("details:not([open], .listing-fold, .listing-fold *)");
     opened = document.querySelectorAll("li.row").length <= 1000 ? closed : [];
     for (const fold of opened) fold.open = true;
   });

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from exporter.artifact.encoding import spec_of
 from exporter.artifact.records import Manifest, ProgramRecord
-from exporter.markup import Child, Markup, element, fragment
+from exporter.markup import Child, Markup, element, fragment, joined
 from exporter.operations import Operation
 from exporter.runtime.describe import counted, size_text
 from exporter.runtime.inspection import Inspected
@@ -25,6 +25,7 @@ _GROUP = 250
 # Browsers flatten what is nested more than 512 elements deep; a level takes two.
 _MAX_DEPTH = 60
 _MAX_TEXT = 400
+_MAX_TITLE = 150
 _MAX_SHOWN = 12
 
 
@@ -185,7 +186,7 @@ def _listing(lines: Sequence[tuple[int, str]]) -> Iterator[Markup]:
             while inner_end < len(lines) and lines[inner_end][0] > lines[end - 1][0]:
                 inner_end += 1
             depth, text = lines[end - 1]
-            title = code(cut(text, _MAX_TEXT))
+            title = code(cut(text, _MAX_TITLE))
             inner = lines[end:inner_end]
             size = element("span", counted(len(inner), "operation"), class_="size")
             is_deep = depth >= _MAX_DEPTH
@@ -207,5 +208,4 @@ def _opens(lines: Sequence[tuple[int, str]], position: int) -> bool:
 
 def _block(lines: Sequence[tuple[int, str]]) -> Iterator[Markup]:
     if lines:
-        text = fragment(*(f"{cut(text, _MAX_TEXT)}\N{LINE FEED}" for _, text in lines))
-        yield element("pre", text)
+        yield element("pre", joined((cut(text, _MAX_TEXT) for _, text in lines), Markup("\n")))
