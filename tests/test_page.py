@@ -392,6 +392,16 @@ def test_many_variables_and_operations_are_folded_and_counted(folder):
     assert "20 more parts left out" in page(_many(folder, 20, deep=True), folder, with_values=False)
 
 
+def test_texts_of_megabytes_are_cut(folder):
+    manifest = read(folder)
+    text = "x" * 2**20
+    root = records.replace(manifest.nodes[0], name=text)
+    long = records.replace(
+        manifest, signatures={text: 0}, tags=[text], nodes=[root, *manifest.nodes[1:]]
+    )
+    assert len(page(long, folder, with_values=False)) < 2**17
+
+
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip(

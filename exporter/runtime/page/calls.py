@@ -7,15 +7,27 @@ from exporter.artifact.records import Manifest
 from exporter.markup import Child, Markup, element, fragment
 from exporter.runtime.describe import bounds_text, facts, type_text
 from exporter.runtime.page.examples import Shapes, curl_call, python_call, shapes_of
-from exporter.runtime.page.parts import code, cut, definitions, fold, left_out, listing, section
+from exporter.runtime.page.parts import (
+    MAX_TEXT,
+    code,
+    cut,
+    definitions,
+    fold,
+    left_out,
+    listing,
+    section,
+)
 from exporter.runtime.page.parts import table as table_of
 from exporter.runtime.summary import AttachedFunction, Bounds, Named, Option, Summary, Tensor
 
 MAX_SIGNATURES = 60
 MAX_FUNCTIONS = 200
 _MAX_ROWS = 200
-_MAX_TEXT = 60
+_MAX_DEFAULT = 60
 _MAX_DOC = 2000
+
+# A call with longer names and types is no example for anybody.
+_MAX_EXAMPLE = 50_000
 
 
 def signatures(manifest: Manifest, summary: Summary, path: str, model: str) -> Markup:
@@ -34,7 +46,7 @@ def signatures(manifest: Manifest, summary: Summary, path: str, model: str) -> M
         "signatures",
         "Signatures",
         *(_signature(manifest, name, one, path, model) for name, one in shown),
-        None if found else element("p", note),
+        None if found else element("p", cut(note)),
         left_out(len(found) - len(shown), "signatures"),
         count=f"{len(found):,}",
     )
@@ -43,14 +55,17 @@ def signatures(manifest: Manifest, summary: Summary, path: str, model: str) -> M
 def _signature(manifest: Manifest, name: str, one: Named, path: str, model: str) -> Markup:
     owner = one["function"]
     calls = fragment("calls ", code(owner)) if owner not in (None, name) else None
-    shapes = shapes_of(manifest, name)
+    is_short = len(one["inputs"]) <= _MAX_ROWS and len(str(one["inputs"])) < _MAX_EXAMPLE
+    shapes = shapes_of(manifest, name) if is_short and len(name) <= MAX_TEXT else None
     return element(
         "article",
         element("h3", code(name), element("small", calls) if calls else None),
         _tensors("Input", name, one["inputs"], one["bounds"]),
         _tensors("Output", name, one["outputs"], {}),
         _facts([fact for fact in facts(one) if not fact.startswith("where ") or "has" in fact]),
-        element("p", "No sizes were found that fit its inputs, so there is no example.")
+        element(
+            "p", "There is no example: its inputs are too many, or no sizes were found that fit."
+        )
         if shapes is None
         else _examples(manifest, name, shapes, path, model),
         class_="signature",
@@ -89,7 +104,7 @@ def _bounds_of(tensor: Tensor, bounds: Mapping[str, Bounds]) -> Child:
 def _default_of(tensor: Tensor) -> Child:
     if "default" not in tensor:
         return ""
-    return code(cut(json.dumps(tensor["default"]), _MAX_TEXT))
+    return code(cut(json.dumps(tensor["default"]), _MAX_DEFAULT))
 
 
 def _examples(manifest: Manifest, name: str, shapes: Shapes, path: str, model: str) -> Markup:
@@ -111,7 +126,9 @@ def _examples(manifest: Manifest, name: str, shapes: Shapes, path: str, model: s
 
 def _facts(found: list[str]) -> Markup | None:
     return (
-        element("ul", *(element("li", fact) for fact in found), class_="facts") if found else None
+        element("ul", *(element("li", cut(fact)) for fact in found), class_="facts")
+        if found
+        else None
     )
 
 
@@ -134,10 +151,10 @@ def _function(one: AttachedFunction) -> Markup:
     path, *others = one["paths"]
     doc = cut((one["doc"] or "").strip(), _MAX_DOC).splitlines()
     options = one["options"][:_MAX_ROWS]
-    title = fragment(code(fragment(element("b", path), one["parameters"])))
+    title = fragment(code(fragment(element("b", cut(path)), cut(one["parameters"]))))
     return fold(
         title,
-        element("p", f"Also {', '.join(others[:_MAX_ROWS])}") if others else None,
+        element("p", cut(f"Also {', '.join(others)}")) if others else None,
         *(element("p", line, class_="doc") for line in doc if line.strip()),
         *(_option(option, number, len(options)) for number, option in enumerate(options, 1)),
         None if options else element("p", "It cannot be called: nothing says with what types."),
@@ -148,7 +165,7 @@ def _function(one: AttachedFunction) -> Markup:
 
 def _option(option: Option, number: int, count: int) -> Markup:
     rows: list[tuple[str, Child]] = [
-        (name, fragment(code(text), " (fixed)" if name in option["fixed"] else None))
+        (cut(name), fragment(code(text), " (fixed)" if name in option["fixed"] else None))
         for name, text in option["arguments"].items()
     ]
     names = option["signatures"]

@@ -27,6 +27,7 @@ LOOKED_AT = 2**18
 MAX_WITH_VALUES = 1000
 
 _MAX_FILES = 500
+_MAX_TITLE = 200
 _MAX_METADATA = 2000
 
 
@@ -67,7 +68,7 @@ def page(
         ),
         element("footer", f"Written from {path}. Nothing of the artifact was run."),
     )
-    head = _head(f"{summary['class_name']} \N{MIDDLE DOT} saved model")
+    head = _head(f"{cut(summary['class_name'], _MAX_TITLE)} \N{MIDDLE DOT} saved model")
     root = element("html", head, element("body", body, _script()), lang="en")
     return f"<!doctype html>\n{root}\n"
 
@@ -157,7 +158,7 @@ def _header(summary: Summary, model: str) -> Markup:
     return element(
         "header",
         element("p", "Saved model ", code(model), class_="kicker"),
-        element("h1", summary["class_name"]),
+        element("h1", cut(summary["class_name"], _MAX_TITLE)),
         element("p", lead, class_="lead"),
         definitions(_about(summary, created), "about"),
     )
@@ -167,17 +168,17 @@ def _about(summary: Summary, created: str) -> Iterator[tuple[str, Child]]:
     writers = [f"{name} {version}" for name, version in summary["written_by"].items()]
     programs = summary["programs"]
     yield "saved", element("time", created, datetime=summary["created"])
-    yield "platforms", ", ".join(summary["platforms"]) or "none"
+    yield "platforms", cut(", ".join(summary["platforms"])) or "none"
     yield "needs", f"StableHLO {summary['stablehlo_version']} or newer"
     if summary["x64"]:
         yield "", "64-bit arrays (JAX_ENABLE_X64=1)"
-    yield "written by", f"{', '.join(writers)}, in format {summary['format_version']}"
+    yield "written by", f"{cut(', '.join(writers))}, in format {summary['format_version']}"
     yield "variables", totals(summary["variables"])
     yield "programs", f"{counted(programs['count'], 'file')}, {size_text(programs['bytes'])}"
     yield "content of programs", code(summary["content"]["programs"])
     yield "content of variables", code(summary["content"]["variables"])
     if summary["tags"]:
-        yield "tags", ", ".join(summary["tags"])
+        yield "tags", cut(", ".join(summary["tags"]))
 
 
 def _contents(sections: list[Markup | None]) -> Markup:
@@ -224,10 +225,16 @@ def _extras(summary: Summary) -> Markup | None:
         ]
         parts += [element("h3", "Assets"), table("Assets", ("Attribute", "File", "Size"), rows)]
     if summary["samples"]:
-        counts = [(code(name), f"{count:,}") for name, count in summary["samples"].items()]
+        counts = [
+            (code(name), f"{count:,}")
+            for name, count in list(summary["samples"].items())[:_MAX_FILES]
+        ]
         parts += [element("h3", "Samples"), table("Samples", ("Of", "Calls"), counts)]
     if summary["function_aliases"]:
-        names = [(code(one), code(of)) for one, of in summary["function_aliases"].items()]
+        names = [
+            (code(one), code(of))
+            for one, of in list(summary["function_aliases"].items())[:_MAX_FILES]
+        ]
         parts += [element("h3", "Aliases"), table("Aliases", ("Alias", "Function"), names)]
     if summary["metadata"]:
         known = [

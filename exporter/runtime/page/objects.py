@@ -10,7 +10,7 @@ from exporter.distribution import Distribution, drawing
 from exporter.distribution import facts as facts_of
 from exporter.markup import Child, Markup, element, fragment
 from exporter.runtime.describe import counted, size_text, totals, type_text
-from exporter.runtime.page.parts import fold, section
+from exporter.runtime.page.parts import cut, fold, section
 from exporter.runtime.paths import steps
 from exporter.runtime.summary import Summary, VariableSummary
 
@@ -210,11 +210,11 @@ class _Writer:
 
 
 def _name(step: str) -> Markup:
-    return element("span", step.removeprefix("."), class_="name")
+    return element("span", cut(step.removeprefix(".")), class_="name")
 
 
 def _quiet(text: str, kind: str = "quiet") -> Markup | None:
-    return element("span", text, class_=kind) if text else None
+    return element("span", cut(text), class_=kind) if text else None
 
 
 def _is_plain(branch: Branch) -> bool:

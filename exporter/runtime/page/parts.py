@@ -4,6 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from exporter.markup import Child, Markup, element, fragment
 
+# A text from an artifact may be megabytes long, and is shown in several places. Nobody reads more
+# of it than this.
+MAX_TEXT = 1000
+
 
 def section(identity: str, title: str, *children: Child, count: str = "") -> Markup:
     """A part of the page with a heading, which the list of sections leads to."""
@@ -15,6 +19,7 @@ def section(identity: str, title: str, *children: Child, count: str = "") -> Mar
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]]) -> Markup:
     """A table that scrolls by itself where it is too wide. Its first column heads the rows."""
+    caption = cut(caption)
     head = element("tr", *(element("th", name, scope="col") for name in columns))
     body = [
         element(
@@ -49,9 +54,9 @@ def fold(summary: Child, *children: Child, is_open: bool = False, kind: str = ""
     )
 
 
-def code(text: object) -> Markup:
-    """Text in the letters of code."""
-    return element("code", text)
+def code(text: str) -> Markup:
+    """Text in the letters of code, cut where it is too long to be read."""
+    return element("code", text if isinstance(text, Markup) else cut(text))
 
 
 def listing(title: str, text: str) -> Markup:
@@ -91,6 +96,6 @@ def definitions(rows: Iterable[tuple[str, Child]], kind: str = "") -> Markup:
     return element("dl", *pairs, class_=kind or None)
 
 
-def cut(text: str, length: int) -> str:
+def cut(text: str, length: int = MAX_TEXT) -> str:
     """The beginning of a text that is too long."""
     return text if len(text) <= length else f"{text[: length - 3]}..."

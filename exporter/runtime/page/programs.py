@@ -86,7 +86,9 @@ def programs(manifest: Manifest, inside: Mapping[int, Inside] | str) -> Markup |
         costs = {} if found is None else found.costs
         title = fragment(
             element("b", code(name)),
-            element("span", f"{program.file}, {size_text(sizes[program.file])}", class_="size"),
+            element(
+                "span", f"{cut(program.file)}, {size_text(sizes[program.file])}", class_="size"
+            ),
         )
         is_open = len(shown) == 1
         folds.append(fold(title, _about(program, costs), body, is_open=is_open, kind="program"))
@@ -119,7 +121,7 @@ def _about(program: ProgramRecord, costs: Mapping[str, str]) -> Markup:
         ("takes", _types(program.inputs)),
         ("gives", _types(program.outputs)),
         ("variables", f"reads {len(program.variables):,}, changes {len(program.updates):,}"),
-        ("platforms", ", ".join(program.platforms)),
+        ("platforms", cut(", ".join(program.platforms))),
         ("StableHLO", program.stablehlo_version),
     ]
     if program.ranks:
@@ -131,9 +133,9 @@ def _about(program: ProgramRecord, costs: Mapping[str, str]) -> Markup:
         shown = fragment(*(fragment(code(cut(name, _MAX_TEXT)), " ") for name in calls[:100]))
         rows.append(("native calls", shown))
     if program.row_wise:
-        rows.append(("rows", f"independent along {program.row_wise}"))
+        rows.append(("rows", cut(f"independent along {program.row_wise}")))
     if program.vjp_problem:
-        rows.append(("no derivative", program.vjp_problem))
+        rows.append(("no derivative", cut(program.vjp_problem)))
     return definitions([*rows, *costs.items()], "about")
 
 
