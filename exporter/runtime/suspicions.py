@@ -4,6 +4,7 @@ Programs are read in another process and not compiled, no variable is read, and 
 """
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from exporter.artifact.records import (
 from exporter.errors import ArtifactError
 from exporter.operations import FUNCTION, MAIN, Operation, Operations
 from exporter.runtime.describe import counted, size_text
-from exporter.runtime.inspection import Reader, shape_of, taken
+from exporter.runtime.inspection import MAX_BYTES, Reader, shape_of, taken
 from exporter.runtime.payloads import payload_of
 
 Kind = Literal[
@@ -93,7 +94,7 @@ def suspicions(
     sizes = {file.path: file.size for file in manifest.files}
     for record in manifest.programs:
         try:
-            operations, _ = reader.read(read_program(folder, record.file, sizes))
+            operations, _ = reader.read(read_program(folder, record.file, sizes, limit=MAX_BYTES))
         except ValueError as error:
             found.append(_unreadable(record.file, error))
         else:
@@ -202,21 +203,24 @@ def _listed(names: Collection[str]) -> str:
 
 def _digests(folder: Path, records: Sequence[FileRecord]) -> Iterator[Suspicion]:
     """The files that are not those that were saved."""
+    sound = {}
     for record in records:
         try:
             inside(folder, record.path)
         except ArtifactError as error:
-            yield Suspicion(
-                "path", repr(record.path), str(error), "it would have other files read as its own"
-            )
-            continue
-        try:
-            verify_files(folder, [record])
-        except ArtifactError as error:
-            what = error.problems[0].removeprefix(f"{record.path}: ")
-            kind = "program" if record.path.startswith(f"{PROGRAMS}/") else "file"
+            why = "it would have other files read as its own"
+            yield Suspicion("path", repr(record.path), str(error), why)
+        else:
+            sound[record.path] = record
+    try:
+        verify_files(folder, sound.values())
+    except ArtifactError as error:
+        for problem in error.problems:
+            ends = (found.start() for found in re.finditer(": ", problem))
+            name = next(problem[:end] for end in ends if problem[:end] in sound)
+            kind = "program" if name.startswith(f"{PROGRAMS}/") else "file"
             why = f"this is not the {kind} that was saved"
-            yield Suspicion("digest", record.path, what, why)
+            yield Suspicion("digest", name, problem.removeprefix(f"{name}: "), why)
 
 
 def _files(folder: Path, records: Sequence[FileRecord]) -> Iterator[Suspicion]:
