@@ -28,7 +28,9 @@ from jaxlib.mlir import ir
 
 import exporter
 from exporter.artifact.manifest import read
+from exporter.artifact.programs import read_program
 from exporter.cli import main
+from exporter.errors import ArtifactError
 from exporter.jax_internals import portable_bytecode
 from exporter.runtime.inspection import Reader
 from exporter.runtime.payloads import payload_of
@@ -190,6 +192,16 @@ def test_a_program_that_cannot_be_read_is_found_and_the_others_are_read(folder, 
     first, second = (one for one in with_program(folder, program) if one.kind != "claim")
     assert (first.kind, first.place) == ("custom call", "programs/fixed.mlirbc, function main")
     assert (second.kind, second.place) == ("unreadable", "programs/nested.mlirbc")
+
+
+@pytest.mark.parametrize("name", ["big.mlirbc", "big.mlirbc.gz"])
+def test_a_small_file_that_is_a_huge_program_is_not_unpacked(name, tmp_path):
+    data = bytes(10**7)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    sizes = {name: (tmp_path / name).stat().st_size}
+    assert read_program(tmp_path, name, sizes, limit=10**7) == data
+    with pytest.raises(ArtifactError, match=r"9,999,999"):
+        read_program(tmp_path, name, sizes, limit=10**7 - 1)
 
 
 def test_what_the_manifest_says_of_a_program_is_compared_with_it(folder):
