@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hostile.damage import (
+    bytecode_of,
     change,
     copy_to,
     read_manifest,
@@ -109,6 +110,17 @@ def test_a_call_is_found_in_a_function_that_nothing_calls_and_inside_of_loops(fo
     )
     places = [one.place for one in with_program(folder, unused) if one.kind == "custom call"]
     assert places == ["programs/nested.mlirbc, function unused"]
+
+
+def test_operations_that_are_not_stablehlo_are_found_wherever_they_stand(folder):
+    foreign = bytecode_of(
+        "module { func.func public @main(%arg0: tensor<2xf32>) -> tensor<2xf32> { "
+        "return %arg0 : tensor<2xf32> } module @inner { func.func @f(%a: tensor<f32>) { "
+        'mhlo.custom_call @"dormant\\1b[2J"(%a) : (tensor<f32>) -> () return } } }'
+    )
+    (one,) = (one for one in with_program(folder, foreign) if one.kind != "claim")
+    assert (one.kind, one.place) == ("foreign operation", "programs/nested.mlirbc")
+    assert one.what == "it has operations that are not StableHLO: 'mhlo.custom_call'"
 
 
 def test_what_calls_python_back_is_found(folder):

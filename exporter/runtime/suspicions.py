@@ -28,6 +28,7 @@ from exporter.runtime.payloads import payload_of
 
 Kind = Literal[
     "custom call",  # it calls native code that is not on the list
+    "foreign operation",  # it is not of StableHLO
     "host effect",  # it reaches out of the program while it runs
     "constant",  # it has large values written into it
     "unreadable",  # nobody can say what it does
@@ -87,7 +88,8 @@ def suspicions(
       allowed: native functions that programs may call by name, beside those that JAX keeps.
       large_bytes: from what size on constants in a program are told.
     """
-    from exporter.jax_internals import STABLE_CUSTOM_CALLS  # with JAX, which takes a second
+    # With JAX, which takes a second to import.
+    from exporter.jax_internals import DIALECTS, STABLE_CUSTOM_CALLS
 
     stable = STABLE_CUSTOM_CALLS.union(allowed)
     found = [*_files(folder, manifest.files), *_digests(folder, manifest.files)]
@@ -99,6 +101,7 @@ def suspicions(
             found.append(_unreadable(record.file, error))
         else:
             found += _program(record, operations, stable, large_bytes)
+            found += _foreign(record, operations, DIALECTS)
             found += _claims(manifest, record, operations)
     return found
 
@@ -129,6 +132,19 @@ def _program(
         yield _unreadable(record.file, error)
 
 
+def _foreign(
+    record: ProgramRecord, operations: Operations, dialects: Collection[str]
+) -> Iterator[Suspicion]:
+    names = {one.name for one in operations if one.name.partition(".")[0] not in dialects}
+    if names:
+        yield Suspicion(
+            "foreign operation",
+            record.file,
+            f"it has operations that are not StableHLO: {_listed(names)}",
+            "nobody promises what they do, and loading refuses them",
+        )
+
+
 def _claims(
     manifest: Manifest, record: ProgramRecord, operations: Operations
 ) -> Iterator[Suspicion]:
@@ -152,6 +168,10 @@ def _claims(
         if tuple(one.shape for one in arrays) != shapes:
             found = ", ".join(map(str, arrays)) or "nothing"
             differences.append((does, found, ", ".join(map(str, shapes)) or "nothing"))
+    is_sharded = any(one.name == "sdy.manual_computation" for one in operations)
+    if is_sharded != bool(record.mesh):
+        words = ("arrays as a whole", "the shards of a mesh")
+        differences.append(("it computes on", words[is_sharded], words[not is_sharded]))
     for does, found, claimed in differences:
         yield Suspicion(
             "claim",
