@@ -465,7 +465,7 @@ class ProgramFacts:
 
 
 # The dialects of a portable program. The operations of any other could do anything.
-_DIALECTS = frozenset({"builtin", "func", "stablehlo", "sdy"})
+DIALECTS = frozenset({"builtin", "func", "stablehlo", "sdy"})
 
 
 def program_facts(bytecode: bytes) -> ProgramFacts:
@@ -524,7 +524,7 @@ def _facts(module: Module, others: frozenset[str]) -> ProgramFacts:
     with module.context:
         found = _operations(module)
         names = found.keys() - others
-        foreign = [name for name in names if not _dialects((name,)) <= _DIALECTS]
+        foreign = [name for name in names if not _dialects((name,)) <= DIALECTS]
         if foreign:
             shown = ", ".join(map(repr, sorted(foreign)))
             raise ValueError(f"it has operations that are not StableHLO: {shown}.")

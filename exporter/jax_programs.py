@@ -220,11 +220,12 @@ def _constant_bytes(operation: ir.Operation, name: str) -> int:
         kind = _array(str(operation.results[0].type))
         is_splat = isinstance(value, ir.DenseElementsAttr) and value.is_splat
         return kind.item_bytes * (1 if is_splat else kind.elements or 0)
-    if name == "stablehlo.custom_call" and "backend_config" in operation.attributes:
-        payload = operation.attributes["backend_config"]
-        if isinstance(payload, ir.StringAttr):
-            return len(payload.value_bytes)
-        return len(str(payload).encode(errors="replace"))
+    if name == "stablehlo.custom_call":
+        payloads = ("backend_config", "mhlo.backend_config")
+        given = (operation.attributes[one] for one in payloads if one in operation.attributes)
+        return sum(
+            len(one.value_bytes if isinstance(one, ir.StringAttr) else str(one)) for one in given
+        )
     return 0
 
 

@@ -803,6 +803,10 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
             "verify, compile, scan)",
         ),
+        (
+            ["show", "a", "--size", "n=1"],
+            "exporter show: error: --size is for the costs that --programs tells",
+        ),
         (["show"], "exporter show: error: the following arguments are required: DIR"),
         (["show", "a", "b"], "exporter: error: unrecognized arguments: b"),
         (["show", "a", "--var"], "exporter: error: unrecognized arguments: --var"),
@@ -944,6 +948,9 @@ assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
         ["run", "digits", "--inputs", "image=wide.npy"],
         ["run", "digits", *IMAGE, "--signature", "nope"],
         ["run", "digits", *IMAGE, "--out", "image.npy"],
+        ["show", "digits", "--signature", "nope"],
+        ["show", "digits", "--programs", "--size", "batch=x"],
+        ["scan", "digits", "--constants", "0"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hostile.damage import (
+    bytecode_of,
     change,
     copy_to,
     read_manifest,
@@ -28,7 +29,9 @@ from jaxlib.mlir import ir
 
 import exporter
 from exporter.artifact.manifest import read
+from exporter.artifact.programs import read_program
 from exporter.cli import main
+from exporter.errors import ArtifactError
 from exporter.jax_internals import portable_bytecode
 from exporter.runtime.inspection import Reader
 from exporter.runtime.payloads import payload_of
@@ -107,6 +110,17 @@ def test_a_call_is_found_in_a_function_that_nothing_calls_and_inside_of_loops(fo
     )
     places = [one.place for one in with_program(folder, unused) if one.kind == "custom call"]
     assert places == ["programs/nested.mlirbc, function unused"]
+
+
+def test_operations_that_are_not_stablehlo_are_found_wherever_they_stand(folder):
+    foreign = bytecode_of(
+        "module { func.func public @main(%arg0: tensor<2xf32>) -> tensor<2xf32> { "
+        "return %arg0 : tensor<2xf32> } module @inner { func.func @f(%a: tensor<f32>) { "
+        'mhlo.custom_call @"dormant\\1b[2J"(%a) : (tensor<f32>) -> () return } } }'
+    )
+    (one,) = (one for one in with_program(folder, foreign) if one.kind != "claim")
+    assert (one.kind, one.place) == ("foreign operation", "programs/nested.mlirbc")
+    assert one.what == "it has operations that are not StableHLO: 'mhlo.custom_call'"
 
 
 def test_what_calls_python_back_is_found(folder):
@@ -190,6 +204,16 @@ def test_a_program_that_cannot_be_read_is_found_and_the_others_are_read(folder, 
     first, second = (one for one in with_program(folder, program) if one.kind != "claim")
     assert (first.kind, first.place) == ("custom call", "programs/fixed.mlirbc, function main")
     assert (second.kind, second.place) == ("unreadable", "programs/nested.mlirbc")
+
+
+@pytest.mark.parametrize("name", ["big.mlirbc", "big.mlirbc.gz"])
+def test_a_small_file_that_is_a_huge_program_is_not_unpacked(name, tmp_path):
+    data = bytes(10**7)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    sizes = {name: (tmp_path / name).stat().st_size}
+    assert read_program(tmp_path, name, sizes, limit=10**7) == data
+    with pytest.raises(ArtifactError, match=r"9,999,999"):
+        read_program(tmp_path, name, sizes, limit=10**7 - 1)
 
 
 def test_what_the_manifest_says_of_a_program_is_compared_with_it(folder):

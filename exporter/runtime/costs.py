@@ -6,8 +6,8 @@ Nothing is run or compiled. The counts are those of XLA before it optimises anyt
   multiplies, and none for padding;
 - what works element by element has one for each element of its result. Those that are computed by
   a series (exponentials, logarithms, roots, trigonometry) are counted apart, as `transcendentals`;
-- a reduction applies its function once less than there are elements, a sort compares n log2(n)
-  times, a scatter applies its function to each update;
+- a reduction applies its function once less than there are elements, a sort n log2(n) times (for
+  XLA its comparison is one operation, whatever it does), a scatter to each update;
 - a loop counts as often as it runs where its text says so, and otherwise once, told apart as "per
   iteration". Of several branches the dearest counts. Native functions, Fourier transforms and
   random bits are not counted.
@@ -72,7 +72,7 @@ _SLICES = frozenset(
 )
 
 # As many pairs of positions of a window are looked at one by one; of more, all are counted.
-_MAX_PAIRS = 10**7
+_MAX_PAIRS = 10**6
 
 
 class UnknownSizeError(ValueError):

@@ -45,8 +45,8 @@ _SUFFIXES = {
 }
 
 _SOURCE = re.compile(
-    rb"^(from [\w.]+ import [\w*(]|import [\w.]+( as \w+)?\s*$|def \w+\(.*:\s*$"
-    rb"|class \w+(\(.*\))?:\s*$|\s*(exec|eval|__import__|os\.system|subprocess\.\w+)\()",
+    rb"^(from [\w.]+ import [\w*(]|import [\w.]+( as \w+)?[ \t\r]*$|def \w+\(.*:[ \t\r]*$"
+    rb"|class \w+(\(.*\))?:[ \t\r]*$|[ \t]*(exec|eval|__import__|os\.system|subprocess\.\w+)\()",
     re.MULTILINE,
 )
 
@@ -156,7 +156,7 @@ def _archived(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return next(_members(archive), None)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+    except Exception:  # noqa: BLE001  # each way to compress has errors of its own
         return "a damaged ZIP archive"
 
 

@@ -4,6 +4,7 @@ Programs are read in another process and not compiled, no variable is read, and 
 """
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from exporter.artifact.records import (
 from exporter.errors import ArtifactError
 from exporter.operations import FUNCTION, MAIN, Operation, Operations
 from exporter.runtime.describe import counted, size_text
-from exporter.runtime.inspection import Reader, shape_of, taken
+from exporter.runtime.inspection import MAX_BYTES, Reader, shape_of, taken
 from exporter.runtime.payloads import payload_of
 
 Kind = Literal[
     "custom call",  # it calls native code that is not on the list
+    "foreign operation",  # it is not of StableHLO
     "host effect",  # it reaches out of the program while it runs
     "constant",  # it has large values written into it
     "unreadable",  # nobody can say what it does
@@ -86,18 +88,20 @@ def suspicions(
       allowed: native functions that programs may call by name, beside those that JAX keeps.
       large_bytes: from what size on constants in a program are told.
     """
-    from exporter.jax_internals import STABLE_CUSTOM_CALLS  # with JAX, which takes a second
+    # With JAX, which takes a second to import.
+    from exporter.jax_internals import DIALECTS, STABLE_CUSTOM_CALLS
 
     stable = STABLE_CUSTOM_CALLS.union(allowed)
     found = [*_files(folder, manifest.files), *_digests(folder, manifest.files)]
     sizes = {file.path: file.size for file in manifest.files}
     for record in manifest.programs:
         try:
-            operations, _ = reader.read(read_program(folder, record.file, sizes))
+            operations, _ = reader.read(read_program(folder, record.file, sizes, limit=MAX_BYTES))
         except ValueError as error:
             found.append(_unreadable(record.file, error))
         else:
             found += _program(record, operations, stable, large_bytes)
+            found += _foreign(record, operations, DIALECTS)
             found += _claims(manifest, record, operations)
     return found
 
@@ -128,6 +132,19 @@ def _program(
         yield _unreadable(record.file, error)
 
 
+def _foreign(
+    record: ProgramRecord, operations: Operations, dialects: Collection[str]
+) -> Iterator[Suspicion]:
+    names = {one.name for one in operations if one.name.partition(".")[0] not in dialects}
+    if names:
+        yield Suspicion(
+            "foreign operation",
+            record.file,
+            f"it has operations that are not StableHLO: {_listed(names)}",
+            "nobody promises what they do, and loading refuses them",
+        )
+
+
 def _claims(
     manifest: Manifest, record: ProgramRecord, operations: Operations
 ) -> Iterator[Suspicion]:
@@ -151,6 +168,10 @@ def _claims(
         if tuple(one.shape for one in arrays) != shapes:
             found = ", ".join(map(str, arrays)) or "nothing"
             differences.append((does, found, ", ".join(map(str, shapes)) or "nothing"))
+    is_sharded = any(one.name == "sdy.manual_computation" for one in operations)
+    if is_sharded != bool(record.mesh):
+        words = ("arrays as a whole", "the shards of a mesh")
+        differences.append(("it computes on", words[is_sharded], words[not is_sharded]))
     for does, found, claimed in differences:
         yield Suspicion(
             "claim",
@@ -202,21 +223,24 @@ def _listed(names: Collection[str]) -> str:
 
 def _digests(folder: Path, records: Sequence[FileRecord]) -> Iterator[Suspicion]:
     """The files that are not those that were saved."""
+    sound = {}
     for record in records:
         try:
             inside(folder, record.path)
         except ArtifactError as error:
-            yield Suspicion(
-                "path", repr(record.path), str(error), "it would have other files read as its own"
-            )
-            continue
-        try:
-            verify_files(folder, [record])
-        except ArtifactError as error:
-            what = error.problems[0].removeprefix(f"{record.path}: ")
-            kind = "program" if record.path.startswith(f"{PROGRAMS}/") else "file"
+            why = "it would have other files read as its own"
+            yield Suspicion("path", repr(record.path), str(error), why)
+        else:
+            sound[record.path] = record
+    try:
+        verify_files(folder, sound.values())
+    except ArtifactError as error:
+        for problem in error.problems:
+            ends = (found.start() for found in re.finditer(": ", problem))
+            name = next(problem[:end] for end in ends if problem[:end] in sound)
+            kind = "program" if name.startswith(f"{PROGRAMS}/") else "file"
             why = f"this is not the {kind} that was saved"
-            yield Suspicion("digest", record.path, what, why)
+            yield Suspicion("digest", name, problem.removeprefix(f"{name}: "), why)
 
 
 def _files(folder: Path, records: Sequence[FileRecord]) -> Iterator[Suspicion]:
