@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from exporter.comparison import Comparison
+from exporter.display import card, card_of, code, lines, quiet
 from exporter.errors import VerificationError
 from exporter.runtime.summary import json_values
 
@@ -116,6 +117,21 @@ class VerificationReport:
         """
         if not self.ok:
             raise VerificationError(str(self), self)
+
+    @quiet
+    def __repr__(self) -> str:
+        first, *rest = str(self).splitlines()
+        return lines(f"VerificationReport: {first}", rest)
+
+    @card_of
+    def _repr_html_(self) -> str:
+        rows = [(code(part.name), part.state, code(part.detail)) for part in self.parts]
+        rows += [
+            (code(f"sample {one.number}"), _state(is_ok=one.ok), code(f"of {one.name}"))
+            for one in self.samples
+        ]
+        title = str(self).partition("\n")[0]
+        return card(title, ("Part", "", "What was found"), rows)
 
     def to_json(self) -> str:
         """The report as JSON, with the same names. What JSON cannot hold is text."""

@@ -13,7 +13,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_BASE = ("signatures", "exporter.errors", "exporter.notices")
+_BASE = (
+    "signatures",
+    "exporter.errors",
+    "exporter.notices",
+    "exporter.markup",
+    "exporter.distribution",
+    "exporter.display",  # whatever is public shows itself
+)
 
 # Shared by staging and the runtime: files and the mutable array box, which models hold before
 # saving and again after loading, and what touches JAX: the nodes of registered classes, which both
@@ -44,16 +51,29 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.__main__": ("exporter.cli",),
     "exporter.errors": ("signatures",),
     "exporter.notices": (),
+    "exporter.markup": (),
+    "exporter.distribution": ("exporter.markup",),
+    "exporter.display": ("signatures", "exporter.markup", "exporter.distribution"),
     "exporter.asset": _BASE,
     "exporter.variable": (*_BASE, "exporter.keys"),  # a variable without a value may be of keys
     "exporter.keys": _BASE,
     "exporter.pytrees": _BASE,
     "exporter.jax_internals": _BASE,
     "exporter.jax_dispatch": (),
+    "exporter.operations": (),
+    # MLIR in, plain values out.
+    "exporter.jax_programs": ("exporter.jax_internals", "exporter.operations"),
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
-    "exporter.runtime": (*_BASE, *_SHARED, "exporter.jax_dispatch", "exporter.artifact"),
+    "exporter.runtime": (
+        *_BASE,
+        *_SHARED,
+        "exporter.jax_dispatch",
+        "exporter.jax_programs",
+        "exporter.operations",
+        "exporter.artifact",
+    ),
     "exporter.conversion": (*_BASE, "exporter.artifact", "exporter.runtime"),
     "exporter.serving": (*_BASE, "exporter.runtime"),
     "exporter.choices": _BASE,
@@ -168,13 +188,18 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ml_dtypes": ("signatures", "exporter"),
     "msgspec": ("exporter.artifact",),
     "blake3": ("exporter.artifact",),
-    "tensorstore": ("exporter.artifact.variables", "exporter.artifact.raw"),
+    "tensorstore": (
+        "exporter.artifact.variables",
+        "exporter.artifact.raw",
+        "exporter.artifact.glimpses",
+    ),
     "jax": (
         "exporter.variable",
         "exporter.keys",
         "exporter.pytrees",
         "exporter.jax_internals",
         "exporter.jax_dispatch",
+        "exporter.jax_programs",
         "exporter.processes",
         "exporter.staging",
         "exporter.artifact.variables",
@@ -188,8 +213,8 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.comparison",
         "exporter.verification",
     ),
-    "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch"),
-    "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch"),
+    "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch", "exporter.jax_programs"),
+    "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch", "exporter.jax_programs"),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "rich": ("exporter.cli.terminal",),
     "model_signing": ("exporter.signing",),
@@ -205,7 +230,7 @@ FENCES: dict[str, tuple[str, ...]] = {
 
 # Modules inside a room above that must do without the package all the same.
 OUTSIDE: dict[str, tuple[str, ...]] = {
-    "jax": ("exporter.runtime.describe",),
+    "jax": ("exporter.runtime.describe", "exporter.runtime.page"),
     "numpy": ("exporter.artifact.layout",),  # it handles files as bytes
     "ml_dtypes": ("exporter.artifact.layout",),
 }
@@ -218,7 +243,9 @@ WITHOUT_JAX = (
     "exporter.errors",
     "exporter.artifact.manifest",
     "exporter.artifact.layout",
+    "exporter.artifact.glimpses",
     "exporter.runtime.describe",
+    "exporter.runtime.page",
     "exporter.cli",
 )
 
@@ -323,7 +350,7 @@ def _breaks_a_fence(found: Import) -> bool:
         return True
     package = max(fences, key=len)
     inside = any(_within(found.module, room) for room in FENCES[package])
-    return not inside or found.module in OUTSIDE.get(package, ())
+    return not inside or any(_within(found.module, room) for room in OUTSIDE.get(package, ()))
 
 
 def _reached_when_imported(module: str) -> set[str]:

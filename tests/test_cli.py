@@ -201,6 +201,49 @@ def test_show_does_not_need_the_programs_and_variables(here, capsys, artifacts):
     assert "double" in succeed(capsys, "show", "bare")
 
 
+def test_show_of_one_signature_leaves_the_others_out(here, capsys):
+    shown = succeed(capsys, "show", "digits", "--signature", "double", "--variables")
+    assert shown == (
+        "Signature\n"
+        "  double\n"
+        "    inputs   ids       int32[n]\n"
+        "    outputs  output_0  int32[n]\n\n"
+        "Variables\n"
+        "  none\n"
+    )
+    found = json.loads(succeed(capsys, "show", "digits", "--signature", "double", "--json"))
+    whole = summarise(manifest_file.read(Path("digits")))
+    assert found == {"signatures": {"double": whole["signatures"]["double"]}, "variables": []}
+
+
+def test_show_draws_the_tree(here, capsys):
+    assert succeed(capsys, "show", "one", "--tree").endswith(
+        "\n\nTree\n"
+        "Classifier  52 bytes\n"
+        "├── kernel  float32[3, 4]  48 bytes\n"
+        "├── calls  int32[], not trainable  4 bytes\n"
+        "├── classify(image, scale=2.0)\n"
+        "└── double(ids)\n"
+    )
+    found = json.loads(succeed(capsys, "show", "one", "--tree", "--json"))
+    assert [place["text"] for place in found.pop("tree")][:2] == ["Classifier", "float32[3, 4]"]
+    assert found == summarise(manifest_file.read(Path("one")))
+
+
+def test_show_looks_into_programs(here, capsys):
+    words = ["show", "digits", "--signature", "serving_default", "--programs", "--size", "batch=2"]
+    shown = succeed(capsys, *words)
+    assert "  programs/classify.mlirbc.gz\n    used by     signature serving_default\n" in shown
+    # A product of 2x3 and 3x4, the result times a scale, and a call counted.
+    flops = 2 * 2 * 3 * 4 + 2 * 4 + 1
+    assert f"cost        {flops} FLOP, 248 bytes moved for batch=2\n" in shown
+    (program,) = json.loads(succeed(capsys, *words, "--json"))["programs"]["each"]
+    assert program["cost"]["flops"] == flops
+    assert program["operations"]["stablehlo.dot_general"] == 1
+    assert "double" not in shown
+    assert "give --size batch=N\n" in succeed(capsys, *words[:-2])
+
+
 # Run: inputs.
 
 LOGITS = """\
@@ -862,7 +905,8 @@ def test_check_knows_the_platforms_that_saving_knows():
         ("zo0:x", "there is no module 'zo0'. Did you mean 'zoo'?"),
         (
             "far.away:x",
-            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, zoo.",
+            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, "
+            "zoo.",
         ),
         ("herd.ship:x", "there is no module 'herd.ship'. Did you mean 'sheep'?"),
         ("herd.cow:x", "there is no module 'herd.cow'. There are in 'herd': sheep."),
@@ -944,7 +988,11 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
         (
             ["shw"],
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
-            "verify, compile, check, sign); did you mean 'show'?",
+            "verify, compile, check, scan, sign); did you mean 'show'?",
+        ),
+        (
+            ["show", "a", "--size", "n=1"],
+            "exporter show: error: --size is for the costs that --programs tells",
         ),
         (["show"], "exporter show: error: the following arguments are required: DIR"),
         (["show", "a", "b"], "exporter: error: unrecognized arguments: b"),
@@ -989,7 +1037,7 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
         (
             ["show", "--help"],
             [
-                "usage: exporter show DIR [--variables] [--json]",
+                "usage: exporter show DIR [--signature NAME] [--variables] [--tree]",
                 "  exporter show digits/1 --variables",
             ],
         ),
@@ -1093,6 +1141,9 @@ assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
         ["run", "digits", "--inputs", "image=wide.npy"],
         ["run", "digits", *IMAGE, "--signature", "nope"],
         ["run", "digits", *IMAGE, "--out", "image.npy"],
+        ["show", "digits", "--signature", "nope"],
+        ["show", "digits", "--programs", "--size", "batch=x"],
+        ["scan", "digits", "--constants", "0"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],

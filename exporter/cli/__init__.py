@@ -14,6 +14,7 @@ from exporter.cli.check import CHECK
 from exporter.cli.command import Exit
 from exporter.cli.compile import COMPILE
 from exporter.cli.run import RUN
+from exporter.cli.scan import SCAN
 from exporter.cli.show import SHOW
 from exporter.cli.sign import SIGN
 from exporter.cli.terminal import bad
@@ -22,7 +23,7 @@ from exporter.cli.words import parser_of
 from exporter.runtime.describe import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CHECK, SIGN)
+COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CHECK, SCAN, SIGN)
 
 _EXAMPLES = """\
   exporter show digits/1
@@ -30,6 +31,7 @@ _EXAMPLES = """\
   exporter verify digits/1
   exporter compile digits/1 --size batch=1,8
   exporter check models:Classifier
+  exporter scan digits/1
   exporter sign digits/1 --key private.pem"""
 
 
