@@ -226,6 +226,16 @@ def test_what_the_manifest_says_of_a_program_is_compared_with_it(folder):
     assert claims[2].startswith("its main function gives f32[2], and the manifest says (")
 
 
+def test_a_mesh_that_the_program_does_not_have_is_a_claim(folder):
+    mesh = [{"name": "x", "size": 2}]
+    change(folder, lambda document: document["programs"][1].update(mesh=mesh))
+    (one,) = found(folder)
+    assert (one.kind, one.what) == (
+        "claim",
+        "it computes on arrays as a whole, and the manifest says the shards of a mesh",
+    )
+
+
 # Files.
 
 
