@@ -799,7 +799,6 @@ def models(tmp_path, monkeypatch):
     """A module of models in the current folder, which is imported anew and forgotten after."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
     Path("zoo.py").write_text(MODELS)
     Path("broken.py").write_text("x = 1\n1 / 0\n")
     Path("wrong.py").write_text("x = (\n")
@@ -810,16 +809,8 @@ def models(tmp_path, monkeypatch):
     Path("herd/__init__.py").write_text("")
     Path("herd/sheep.py").write_text("from zoo import *\n")
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in {
-            "zoo",
-            "broken",
-            "wrong",
-            "leaving",
-            "needing",
-            "raising",
-            "herd",
-        }:
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
 
 
@@ -862,7 +853,8 @@ def test_check_knows_the_platforms_that_saving_knows():
         ("zo0:x", "there is no module 'zo0'. Did you mean 'zoo'?"),
         (
             "far.away:x",
-            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, zoo.",
+            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, "
+            "zoo.",
         ),
         ("herd.ship:x", "there is no module 'herd.ship'. Did you mean 'sheep'?"),
         ("herd.cow:x", "there is no module 'herd.cow'. There are in 'herd': sheep."),
