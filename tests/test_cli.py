@@ -842,7 +842,6 @@ def models(tmp_path, monkeypatch):
     """A module of models in the current folder, which is imported anew and forgotten after."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
     Path("zoo.py").write_text(MODELS)
     Path("broken.py").write_text("x = 1\n1 / 0\n")
     Path("wrong.py").write_text("x = (\n")
@@ -853,16 +852,8 @@ def models(tmp_path, monkeypatch):
     Path("herd/__init__.py").write_text("")
     Path("herd/sheep.py").write_text("from zoo import *\n")
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in {
-            "zoo",
-            "broken",
-            "wrong",
-            "leaving",
-            "needing",
-            "raising",
-            "herd",
-        }:
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
 
 

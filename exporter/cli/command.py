@@ -58,4 +58,4 @@ class Command:
     description: str
     examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    execute: Callable[[argparse.Namespace], Exit | None]
+    execute: Callable[[argparse.Namespace], int | None]
