@@ -46,7 +46,8 @@ def test_its_commands_run_as_they_stand(folder: Path):
     np.save(folder / "images.npy", np.zeros((5, 64), np.float32))
     commands = re.findall(r"^\$ (.*)$", "".join(blocks("console")), re.MULTILINE)
     ours = [command.split()[1:] for command in commands if command.startswith("exporter ")]
-    assert len(ours) == 3
+    assert len(ours) == 6
+    expected = {"compile": "image: float32[32, 64]", "scan": "nothing found"}
     for arguments in ours:
         done = subprocess.run(
             [sys.executable, "-m", "exporter", *arguments],
@@ -56,7 +57,7 @@ def test_its_commands_run_as_they_stand(folder: Path):
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert ("image: float32[32, 64]" if arguments[0] == "compile" else "logits") in done.stdout
+        assert expected.get(arguments[0], "logits") in done.stdout
 
 
 def test_the_error_it_shows_is_the_one_that_is_raised(folder: Path):
