@@ -62,7 +62,12 @@ def test_its_commands_run_as_they_stand(folder: Path):
         if "--html" in arguments:
             assert "logits" in (folder / arguments[-1]).read_text("utf-8")
             continue
-        told = {"compile": "image: float32[32, 64]", "scan": "nothing found", "--tree": "Linear", "--programs": "FLOP"}
+        told = {
+            "compile": "image: float32[32, 64]",
+            "scan": "nothing found",
+            "--tree": "Linear",
+            "--programs": "FLOP",
+        }
         wanted = [text for word, text in told.items() if word in arguments] or ["logits"]
         assert wanted[0] in done.stdout
 
