@@ -983,7 +983,7 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
         ),
         (
             ["show", "a", "--size", "n=1"],
-            "exporter show: error: --size is for the costs that --programs tells",
+            "exporter show: error: --size is for the costs that --programs or a page tells",
         ),
         (["show"], "exporter show: error: the following arguments are required: DIR"),
         (["show", "a", "b"], "exporter: error: unrecognized arguments: b"),

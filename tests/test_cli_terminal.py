@@ -229,7 +229,8 @@ def test_bash_completes_commands_options_and_folders(tmp_path, capsys):
     (tmp_path / "model.txt").write_text("")
     assert completed(script, "exporter", "v") == {"verify"}
     assert completed(script, "exporter", "--pr") == {"--print-completion"}
-    assert completed(script, "exporter", "verify", "--") == {"--help", "--rtol", "--atol", "--json"}
+    known = {"--help", "--rtol", "--atol", "--key", "--signature", "--json"}
+    assert completed(script, "exporter", "verify", "--") == known
     assert completed(script, "exporter", "check", "--platform", "c") == {"cpu", "cuda"}
     assert {one.rstrip("/") for one in completed(script, "exporter", "show", "mo")} == {"models"}
 

@@ -319,7 +319,7 @@ PE = b"MZ" + bytes(58) + (64).to_bytes(4, "little") + b"PE\0\0"
         ("setup.PY", b"pass", "Python source"),
         ("words", b"# words\nimport os\n", "text that reads like Python: 'import os'"),
         ("words", b"x\nfrom os import system\n", "text that reads like Python: 'from os import s'"),
-        ("lib.gz", gzip.compress(b"\x7fELF" + bytes(10**6)),
+        ("lib.gz", gzip.compress(b"\x7fELF" + bytes(10**6), mtime=0),
          "an ELF executable or library, compressed with gzip"),
         ("m.pt", ("m/data.pkl", b""), "a ZIP archive with 'm/data.pkl': a pickle, by its name"),
         ("m.npz", ("a.npy", OBJECTS),
