@@ -179,6 +179,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     ),
     "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch"),
     "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch"),
+    "PIL": ("exporter.cli.arrays.images",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),

@@ -21,7 +21,9 @@ import exporter
 from exporter import Dim, TensorSpec, Variable
 from exporter.artifact import manifest as manifest_file
 from exporter.cli import main, one_line
-from exporter.cli.arrays import check_files, read_values, storable
+from exporter.cli.arrays.outputs import check_files, storable
+from exporter.cli.arrays.sources import FORMS
+from exporter.cli.arrays.words import read_values
 from exporter.errors import ArtifactError
 from exporter.runtime.describe import describe
 from exporter.runtime.summary import summarise
@@ -590,8 +592,8 @@ def test_random_keys_are_given_by_their_words(here, capsys):
     assert "key: expected uint32[2], got uint32[3]" in message
 
 
-NEITHER = "is neither FILE.npy, nor FILE.npz[KEY], nor JSON: "
-OBJECTS = "holds pickled Python objects, which are never loaded"
+NEITHER = f"is neither {FORMS}, nor JSON: "
+OBJECTS = "holds pickled Python objects, which are never loaded; save arrays of numbers"
 
 
 @pytest.mark.parametrize(
@@ -617,7 +619,10 @@ OBJECTS = "holds pickled Python objects, which are never loaded"
         ("image=pickled.npy", "image: pickled.npy is not a NumPy file"),
         ("image=objects.npy", f"image: objects.npy {OBJECTS}"),
         ("image=objects.npz[one]", f"image: objects.npz {OBJECTS}"),
-        ("image=cut.npz[image]", "image: cut.npz cannot be read: File is not a zip file"),
+        (
+            "image=cut.npz[image]",
+            "image: cut.npz cannot be read: File is not a zip file; write it again",
+        ),
         (
             "image=data.npz",
             "image: data.npz is an archive, write data.npz[KEY] with one of its keys: 'image', "
@@ -804,7 +809,7 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
         (
             ["run", "--help"],
             [
-                "usage: exporter run DIR [--signature NAME] [--inputs NAME=VALUE ...]",
+                "usage: exporter run DIR [--signature NAME]",
                 "  exporter run digits/1 --inputs image=image.npy",
             ],
         ),
