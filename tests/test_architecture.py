@@ -206,6 +206,8 @@ WITHOUT_JAX = (
     "exporter.artifact.manifest",
     "exporter.artifact.layout",
     "exporter.runtime.describe",
+    "exporter.runtime.comparison",
+    "exporter.runtime.values",
     "exporter.cli",
 )
 

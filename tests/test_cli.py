@@ -763,7 +763,7 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
         (
             ["shw"],
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
-            "verify, compile)",
+            "verify, compile, diff)",
         ),
         (["show"], "exporter show: error: the following arguments are required: DIR"),
         (["show", "a", "b"], "exporter: error: unrecognized arguments: b"),
@@ -790,7 +790,7 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
     assert out == ""
     # Python 3.11 puts the choices in quotes.
     last = err.splitlines()[-1].replace(
-        "'show', 'run', 'verify', 'compile'", "show, run, verify, compile"
+        "'show', 'run', 'verify', 'compile', 'diff'", "show, run, verify, compile, diff"
     )
     assert last == message
 

@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from exporter.cli.compile import COMPILE
+from exporter.cli.diff import DIFF
 from exporter.cli.run import RUN
 from exporter.cli.show import SHOW
 from exporter.cli.verify import VERIFY
 from exporter.runtime.describe import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY, COMPILE)
+COMMANDS = (SHOW, RUN, VERIFY, COMPILE, DIFF)
 
 _EXAMPLES = """\
   exporter show digits/1
   exporter run digits/1 --inputs image=image.npy
   exporter verify digits/1
-  exporter compile digits/1 --size batch=1,8"""
+  exporter compile digits/1 --size batch=1,8
+  exporter diff digits/1 digits/2"""
 
 # What a shell reports for a program that was stopped by SIGINT and by SIGPIPE.
 INTERRUPTED = 130
@@ -38,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `exporter`. `None` takes those of this process.
 
     Returns:
-      0 when it is done, 1 if something given cannot be used, 130 if it was interrupted, and 141 if
-      nobody reads the output any more.
+      0 when it is done, 3 if the answer to what was asked is no, 1 if something given cannot be
+      used, 130 if it was interrupted, and 141 if nobody reads the output any more.
 
     Raises:
       SystemExit: with code 2 if the words are not those of a command, and with 0 after `--help`
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             arguments = parser.parse_args(argv)
             parser = arguments.parser
-            arguments.execute(arguments)
+            status: int | None = arguments.execute(arguments)
         finally:
             _flush()
     except BrokenPipeError:
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ExporterError, OSError) as error:
         print(f"{parser.prog}: error: {printable(one_line(error))}", file=sys.stderr)
         return 1
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# What a process returns when it did what was asked, and the answer is no.
+NO = 3
+
 
 @dataclass(frozen=True)
 class Command:
@@ -17,7 +20,7 @@ class Command:
       examples: lines to copy, each a command.
       add_arguments: adds its arguments to a parser.
       execute: does it, with the parsed arguments. It prints results, and raises an error of the
-        package or an `OSError` for what it cannot use.
+        package or an `OSError` for what it cannot use. It gives the exit status, `None` for 0.
     """
 
     name: str
@@ -26,4 +29,4 @@ class Command:
     description: str
     examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    execute: Callable[[argparse.Namespace], None]
+    execute: Callable[[argparse.Namespace], int | None]
