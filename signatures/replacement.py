@@ -240,9 +240,6 @@ class _Axes:
             before = {place: a for place, a in self._before.items() if _has(a, name)}
             if before != {place: a for place, a in self._after.items() if _has(a, name)}:
                 return False
-            others = {other for a in before.values() for other in getattr(a, "names", ())}
-            if any(self._meaning.get(other, other) != other for other in others):
-                return False
         return True
 
     def _bound(self, name: str, meaning: str) -> str | None:

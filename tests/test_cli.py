@@ -780,6 +780,37 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
             ["run", "a", "--json", "--out", "b"],
             "exporter run: error: --json prints the outputs and --out writes them: choose one",
         ),
+        (
+            ["run", "a", "--benchmark", "1", "--out", "b"],
+            "exporter run: error: --benchmark prints how long calls take and --out writes outputs: "
+            "choose one",
+        ),
+        (
+            ["run", "a", "--benchmark", "0"],
+            "exporter run: error: argument --benchmark: expected at least 1",
+        ),
+        (
+            ["run", "a", "--warmup", "1"],
+            "exporter run: error: --warmup is for the calls of --benchmark",
+        ),
+        (
+            ["run", "a", "--random", "--sample"],
+            "exporter run: error: --random and --sample both make the inputs: choose one",
+        ),
+        (
+            ["run", "a", "--random", "--inputs", "x=1"],
+            "exporter run: error: --inputs gives the inputs, and --random and --sample make them: "
+            "choose one",
+        ),
+        (
+            ["run", "a", "--size", "n=1"],
+            "exporter run: error: --size is for inputs that --random makes",
+        ),
+        (
+            ["run", "a", "--random", "-1"],
+            "exporter run: error: argument --random: expected a number of at most 9 digits, got '-1'",
+        ),
+        (["diff", "a"], "exporter diff: error: the following arguments are required: B"),
     ],
 )
 def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, message):
@@ -813,6 +844,13 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
                 "  exporter run digits/1 --inputs image=image.npy",
             ],
         ),
+        (
+            ["diff", "--help"],
+            [
+                "usage: exporter diff A B [--no-values] [--json]",
+                "  exporter diff digits/1 digits/2",
+            ],
+        ),
     ],
 )
 def test_help_has_the_usage_and_an_example(capsys, words, lines):
@@ -833,6 +871,25 @@ def test_the_version_is_that_of_the_distribution(capsys):
 
 
 # The process.
+
+
+def test_diff_reads_what_was_saved_without_jax(here):
+    code = """
+import sys
+from exporter.cli import main
+assert main(sys.argv[1:]) == 3
+assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "diff", "digits", "one"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  signature serving_default is gone\n" in done.stdout
 
 
 def test_the_module_is_the_command(here):
@@ -906,6 +963,8 @@ assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
         ["run", "digits", "--inputs", "image=wide.npy"],
         ["run", "digits", *IMAGE, "--signature", "nope"],
         ["run", "digits", *IMAGE, "--out", "image.npy"],
+        ["run", "digits", "--random", "--size", "batch=9"],
+        ["diff", "digits", "gone"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],

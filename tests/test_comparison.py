@@ -167,6 +167,12 @@ def test_what_takes_more_or_returns_more_can_replace(old, new):
         ),
         (
             sig({"x": "float32[...]"}),
+            sig({"x": TensorSpec(None, max_rank=3)}),
+            "input x is float32[...] with at most 3 axes, was float32[...] with at most 4 axes: it "
+            "does not take up to 4 axes",
+        ),
+        (
+            sig({"x": "float32[...]"}),
             sig({"x": N}),
             "input x is float32[n, 3], was float32[...] with at most 4 axes: it "
             "does not take up to 4 axes",
