@@ -215,6 +215,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     ),
     "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch", "exporter.jax_programs"),
     "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch", "exporter.jax_programs"),
+    "PIL": ("exporter.cli.arrays.images",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "rich": ("exporter.cli.terminal",),
     "model_signing": ("exporter.signing",),
@@ -246,6 +247,8 @@ WITHOUT_JAX = (
     "exporter.artifact.glimpses",
     "exporter.runtime.describe",
     "exporter.runtime.page",
+    "exporter.runtime.comparison",
+    "exporter.runtime.values",
     "exporter.cli",
 )
 

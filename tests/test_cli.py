@@ -21,7 +21,9 @@ import exporter
 from exporter import Dim, TensorSpec, Variable
 from exporter.artifact import manifest as manifest_file
 from exporter.cli import main, one_line
-from exporter.cli.arrays import check_files, read_values, storable
+from exporter.cli.arrays.outputs import check_files, storable
+from exporter.cli.arrays.sources import FORMS
+from exporter.cli.arrays.words import read_values
 from exporter.cli.check import PLATFORMS
 from exporter.errors import ArtifactError
 from exporter.runtime.describe import describe
@@ -635,8 +637,8 @@ def test_random_keys_are_given_by_their_words(here, capsys):
     assert "key: expected uint32[2], got uint32[3]" in message
 
 
-NEITHER = "is neither FILE.npy, nor FILE.npz[KEY], nor JSON: "
-OBJECTS = "holds pickled Python objects, which are never loaded"
+NEITHER = f"is neither {FORMS}, nor JSON: "
+OBJECTS = "holds pickled Python objects, which are never loaded; save arrays of numbers"
 
 
 @pytest.mark.parametrize(
@@ -662,7 +664,10 @@ OBJECTS = "holds pickled Python objects, which are never loaded"
         ("image=pickled.npy", "image: pickled.npy is not a NumPy file"),
         ("image=objects.npy", f"image: objects.npy {OBJECTS}"),
         ("image=objects.npz[one]", f"image: objects.npz {OBJECTS}"),
-        ("image=cut.npz[image]", "image: cut.npz cannot be read: File is not a zip file"),
+        (
+            "image=cut.npz[image]",
+            "image: cut.npz cannot be read: File is not a zip file; write it again",
+        ),
         (
             "image=data.npz",
             "image: data.npz is an archive, write data.npz[KEY] with one of its keys: 'image', "
@@ -979,7 +984,7 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
         (
             ["shw"],
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
-            "verify, compile, check, scan, sign); did you mean 'show'?",
+            "verify, compile, diff, check, scan, sign); did you mean 'show'?",
         ),
         (
             ["show", "a", "--size", "n=1"],
@@ -1000,6 +1005,38 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
             ["run", "a", "--json", "--out", "b"],
             "exporter run: error: --json prints the outputs and --out writes them: choose one",
         ),
+        (
+            ["run", "a", "--benchmark", "1", "--out", "b"],
+            "exporter run: error: --benchmark prints how long calls take and --out writes outputs: "
+            "choose one",
+        ),
+        (
+            ["run", "a", "--benchmark", "0"],
+            "exporter run: error: argument --benchmark: expected at least 1",
+        ),
+        (
+            ["run", "a", "--warmup", "1"],
+            "exporter run: error: --warmup is for the calls of --benchmark",
+        ),
+        (
+            ["run", "a", "--random", "--sample"],
+            "exporter run: error: --random and --sample both make the inputs: choose one",
+        ),
+        (
+            ["run", "a", "--random", "--inputs", "x=1"],
+            "exporter run: error: --inputs gives the inputs, and --random and --sample make them: "
+            "choose one",
+        ),
+        (
+            ["run", "a", "--size", "n=1"],
+            "exporter run: error: --size is for inputs that --random makes",
+        ),
+        (
+            ["run", "a", "--random", "-1"],
+            "exporter run: error: argument --random: expected a number of at most 9 digits, got "
+            "'-1'",
+        ),
+        (["diff", "a"], "exporter diff: error: the following arguments are required: B"),
     ],
 )
 def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, message):
@@ -1035,8 +1072,15 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
         (
             ["run", "--help"],
             [
-                "usage: exporter run DIR [--signature NAME] [--inputs NAME=VALUE ...]",
+                "usage: exporter run DIR [--signature NAME]",
                 "  exporter run digits/1 --inputs image=image.npy",
+            ],
+        ),
+        (
+            ["diff", "--help"],
+            [
+                "usage: exporter diff A B [--no-values] [--json]",
+                "  exporter diff digits/1 digits/2",
             ],
         ),
     ],
@@ -1059,6 +1103,25 @@ def test_the_version_is_that_of_the_distribution(capsys):
 
 
 # The process.
+
+
+def test_diff_reads_what_was_saved_without_jax(here):
+    code = """
+import sys
+from exporter.cli import main
+assert main(sys.argv[1:]) == 3
+assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "diff", "digits", "one"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  signature serving_default is gone\n" in done.stdout
 
 
 def test_the_module_is_the_command(here):
@@ -1135,6 +1198,8 @@ assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
         ["show", "digits", "--signature", "nope"],
         ["show", "digits", "--programs", "--size", "batch=x"],
         ["scan", "digits", "--constants", "0"],
+        ["run", "digits", "--random", "--size", "batch=9"],
+        ["diff", "digits", "gone"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],
