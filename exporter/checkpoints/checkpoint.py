@@ -106,11 +106,12 @@ class Checkpoint:
     The objects are attributes of the checkpoint and can be assigned anew: an optimiser's state
     that is replaced at every step is assigned before saving, and read after restoring.
 
-    >>> from exporter import Variable
-    >>> checkpoint = Checkpoint(step=Variable(0), opt_state=())
-    >>> checkpoint.step.value += 1
-    >>> checkpoint.step
-    Variable(Array(1, dtype=int32, weak_type=True))
+    Examples:
+      >>> from exporter import Variable
+      >>> checkpoint = Checkpoint(step=Variable(0), opt_state=())
+      >>> checkpoint.step.value += 1
+      >>> checkpoint.step
+      Variable(Array(1, dtype=int32, weak_type=True))
     """
 
     def __init__(
