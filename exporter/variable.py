@@ -141,7 +141,13 @@ class Variable(NDArrayOperatorsMixin):
         self._check_reach()
         self._check_level()
         old = self._value
-        array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
+        if isinstance(new, np.ndarray) and new.dtype != array.dtype and _is_changed(new, array):
+            raise StateError(
+                f"{self._title()} cannot be assigned {new.dtype.name}{list(new.shape)} with values "
+                f"that {array.dtype.name} does not have."
+            )
         if array.shape != old.shape or array.dtype != old.dtype:
             raise StateError(
                 f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
@@ -444,6 +450,14 @@ def set_all(variables: Sequence[Variable], values: Sequence[jax.Array]) -> None:
     """Assign many likewise, of which nobody watches the changes. There may be more values."""
     for variable, value in zip(variables, values, strict=False):
         variable._value = value  # noqa: SLF001  # this file's own
+
+
+def _is_changed(wide: np.ndarray, narrow: jax.Array) -> bool:
+    """Whether more than digits are lost where JAX makes 32 bits of 64."""
+    found = np.asarray(narrow)
+    if wide.dtype.kind in "iu":
+        return not np.array_equal(wide, found)
+    return not np.array_equal(np.isfinite(wide), np.isfinite(found))
 
 
 class Changes:
