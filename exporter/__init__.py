@@ -12,6 +12,7 @@ _HOMES = {
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.comparison": ("Comparison",),
+    "exporter.conversion.converting": ("Converted", "convert"),
     "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",
@@ -22,6 +23,7 @@ _HOMES = {
         "CheckpointError",
         "CheckpointExistsError",
         "CheckpointNotFoundError",
+        "ConversionError",
         "FormatVersionError",
         "InconclusiveSizesError",
         "IncompatibleRuntimeError",
