@@ -74,6 +74,7 @@ def static_bytecode(
             call_with(module, shapes, platform)
             module = refined(module)
             _rename(module, arguments, constants, results)
+            _drop_conversions(module)
             module.operation.verify()
         except (ir.MLIRError, jax.errors.JaxRuntimeError, LookupError) as error:
             raise ValueError(first_line(error)) from error
@@ -115,6 +116,22 @@ def _rename(
     # It says that sizes were open once, and readers would look for the assertions about them.
     if "jax.uses_shape_polymorphism" in module.operation.attributes:
         del module.operation.attributes["jax.uses_shape_polymorphism"]
+
+
+def _drop_conversions(module: ir.Module) -> None:
+    """Drop what only told the types of open sizes, and converts nothing now."""
+    found = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "stablehlo.convert":
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    for operation in found:
+        if operation.operands[0].type == operation.results[0].type:
+            operation.results[0].replace_all_uses_with(operation.operands[0])
+            operation.erase()
 
 
 def _constant(value: np.ndarray) -> Any:

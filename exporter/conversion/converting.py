@@ -138,7 +138,10 @@ def convert(
         try:
             written = writer.write(program, file)
         except ConversionError as error:
-            raise ConversionError(f"signature {choice.signature!r}: {error}") from error.__cause__
+            others = "" if format_.calls_native else " It can become stablehlo."
+            raise ConversionError(
+                f"signature {choice.signature!r}: {str(error).rstrip('.: ')}.{others}"
+            ) from error.__cause__
         unchecked = None if check else "the check was left out"
         if written.run is None:
             unchecked = f"{format_.runtime} is not on this machine"
@@ -201,7 +204,8 @@ def _refuse(
     format_: Format, signature: str, problems: "Sequence[str] | dict[str, None]", others: list[str]
 ) -> None:
     listed = "".join(f"\n  {problem}" for problem in problems)
-    remedy = f"It can become {' or '.join(others)}." if others else "No format here takes it."
+    *most, last = others or ["none of the formats here"]
+    remedy = f"It can become {', '.join(most)}{' or ' if most else ''}{last}."
     raise ConversionError(
         f"signature {signature!r} cannot become {format_.name}:{listed}\n{remedy}"
     )

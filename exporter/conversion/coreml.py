@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,24 @@ from exporter.conversion.program import PlainArray, StaticProgram, Written
 from exporter.errors import ConversionError
 from exporter.jax_static import parsed
 
-_LOGGER = logging.getLogger("coremltools")
-_LOGGER.disabled = True  # while it warns of all that only a Mac has
-with contextlib.redirect_stderr(io.StringIO()):
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without progress bars, and without warnings of all that only a Mac has."""
+    logger = logging.getLogger("coremltools")
+    logger.disabled = True
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.disabled = False
+
+
+with _quietly():
     import coremltools
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.mil.passes.defs.preprocess import NameSanitizer
     from stablehlo_coreml import build_pass_pipeline, convert
-_LOGGER.disabled = False
 
 
 def write(program: StaticProgram, file: Path) -> Written:
@@ -30,7 +41,7 @@ def write(program: StaticProgram, file: Path) -> Written:
       ConversionError: if they cannot express it, or the file is not what it should be.
     """
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        with _quietly():
             description = _converted(program, file)
     except Exception as error:  # what they raise for what they lack is of many kinds
         reason = str(error).strip().partition("\n")[0]
@@ -66,15 +77,21 @@ def _converted(program: StaticProgram, file: Path) -> Any:
         skip_model_load=True,
     )
     made.save(str(file))
-    return coremltools.models.MLModel(str(file), skip_model_load=True).get_spec().description
+    return coremltools.utils.load_spec(str(file)).description
 
 
 def _names(program: StaticProgram, function: Any) -> list[str]:
     """A name for each output that Core ML accepts, and that no input has."""
-    sanitizer = NameSanitizer(prefix="var_")  # it remembers names, and gives none twice
-    for name in function.inputs:
-        sanitizer.sanitize_name(name)
-    return [sanitizer.sanitize_name(one.name) for one in program.outputs]
+    sanitizer = NameSanitizer(prefix="var_")
+    taken = set(function.inputs)
+    names = []
+    for one in program.outputs:
+        name = sanitizer.sanitize_name(one.name)
+        while name in taken:
+            name += "_out"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _same(what: str, arrays: tuple[PlainArray, ...], features: Any) -> tuple[str, ...]:
