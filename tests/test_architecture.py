@@ -247,7 +247,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "rich": ("exporter.cli.terminal",),
     "model_signing": ("exporter.signing",),
     "iree": ("exporter.conversion.iree",),
-    "litert_converter": ("exporter.conversion.litert",),
+    "litert_converter": ("exporter.conversion.litert", "exporter.conversion.litert_loops"),
     "ai_edge_litert": ("exporter.conversion.litert",),
     "coremltools": ("exporter.conversion.coreml",),
     "stablehlo_coreml": ("exporter.conversion.coreml",),

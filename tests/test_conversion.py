@@ -27,6 +27,7 @@ class Model:
         self.weights = jnp.asarray(WEIGHTS)
         self.scales = jnp.asarray(SCALES)
         self.half = jnp.ones(4, jnp.bfloat16)
+        self.key = jax.random.key(0)
         self.calls = Variable(jnp.int32(7), trainable=False)
 
     @exporter.function(
@@ -57,10 +58,15 @@ class Model:
     def double(self, x):
         return x * 2
 
+    @exporter.function(input_signature=[TensorSpec((3,), "float32", name="x")])
+    def draw(self, x):
+        return x + jax.random.uniform(self.key, x.shape)
+
     @exporter.function(input_signature=[TensorSpec(("n", 3), "float32", name="x")])
     def loop(self, x):
         def step(carry, _):
-            return carry * 1.5 + x, carry.sum()
+            inner = jax.lax.fori_loop(0, 2, lambda i, y: y * 0.5 + i * x, carry)
+            return inner + self.weights[:1, :3], carry.sum()
 
         carry, sums = jax.lax.scan(step, x, None, length=4)
         return {"carry": carry, "sums": sums}
@@ -70,7 +76,7 @@ class Model:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "model"
     model = Model()
-    names = ("classify", "count", "factor", "turn", "double", "loop")
+    names = ("classify", "count", "factor", "turn", "double", "draw", "loop")
     signatures = {name: getattr(model, name) for name in names}
     exporter.save(model, folder, signatures, samples={"classify": [{"image": IMAGE}]})
     return folder
@@ -185,6 +191,24 @@ def test_litert_keeps_the_signature_with_its_names_and_its_state(folder, tmp_pat
     assert found["state/calls"] == 2
 
 
+def test_loops_inside_loops_go_into_litert(folder, tmp_path):
+    _needs("litert_converter", "ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    file = tmp_path / "l.tflite"
+    exporter.convert(folder, "litert", file, signature="loop", sizes={"n": 2})
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    carry, sums = x, []
+    for _ in range(4):
+        sums.append(carry.sum())
+        for i in range(2):
+            carry = carry * np.float32(0.5) + i * x
+        carry = carry + WEIGHTS[:1, :3]
+    found = Interpreter(model_path=str(file)).get_signature_runner("loop")(x=x)
+    _assert_close(found["carry"], carry)
+    _assert_close(found["sums"], sums)
+
+
 # Packages that coremltools makes on its way go when Python finds them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
@@ -195,7 +219,7 @@ def test_coreml_is_read_back_with_its_names_shapes_and_dtypes(folder, tmp_path):
     package = tmp_path / "m.mlpackage"
     made = exporter.convert(folder, "coreml", package, signature="loop", sizes={"n": 2})
     assert made.check is None
-    assert "is not on this machine" in made.unchecked
+    assert made.unchecked == "this machine has no Core ML, of iOS 18, macOS 15 or newer"
     description = coremltools.utils.load_spec(str(package)).description
     (x,) = description.input
     assert x.name == "x"
@@ -268,6 +292,11 @@ def test_what_cannot_be_is_refused_with_what_could(folder, tmp_path, to, options
 def test_native_code_is_named_and_goes_into_stablehlo_alone(folder, tmp_path):
     made = exporter.convert(folder, "stablehlo", tmp_path / "f.mlirbc", signature="factor")
     assert made.largest == 0
+    made = exporter.convert(
+        folder, "stablehlo", tmp_path / "f.mlir", signature="factor", platform="tpu"
+    )
+    assert made.unchecked == "this machine has no tpu"
+    assert "custom_call @lapack" not in (tmp_path / "f.mlir").read_text()
     _needs("iree")
     with pytest.raises(exporter.ConversionError, match="native code of JAX, lapack_spotrf_ffi, "):
         exporter.convert(folder, "iree", tmp_path / "f.vmfb", signature="factor")
@@ -277,7 +306,7 @@ def test_native_code_is_named_and_goes_into_stablehlo_alone(folder, tmp_path):
 def test_what_a_foreign_compiler_says_is_cut_and_kept_whole_in_the_cause(folder, tmp_path):
     _needs("litert_converter", "ai_edge_litert")
     with pytest.raises(exporter.ConversionError) as error:
-        exporter.convert(folder, "litert", tmp_path / "l.tflite", signature="loop", sizes={"n": 2})
+        exporter.convert(folder, "litert", tmp_path / "d.tflite", signature="draw")
     assert "\n" not in str(error.value)
     assert str(error.value).endswith("It can become stablehlo.")
     assert error.value.__cause__ is not None
@@ -372,3 +401,21 @@ def test_the_command_prints_what_it_made(folder, tmp_path, capsys):
     assert told["largest_difference"] is None
     assert main([*words, "--out", str(file)]) == 1
     assert "give a size for x[0]" in capsys.readouterr().err
+
+
+def test_variables_are_arguments_for_a_format_that_wants_them_so(folder):
+    from exporter.artifact.manifest import read
+    from exporter.conversion.choosing import chosen
+    from exporter.conversion.specializing import specialize
+    from exporter.jax_static import run_by_pjrt
+
+    choice = chosen(folder, read(folder), signature="classify", sizes={"batch": 3}, platform="cpu")
+    program = specialize(choice, embed=False)
+    given = dict(program.variables)
+    assert sorted(given) == ["half", "scales", "weights"]
+    np.testing.assert_array_equal(given["weights"], WEIGHTS)
+    arrays = [-value if name == "scales" else value for name, value in program.variables]
+    found = run_by_pjrt(program.bytecode, [*arrays, IMAGE, np.float32(0)], jax.devices("cpu")[0])
+    expected = _expected(IMAGE)
+    _assert_close(found[0], -expected["logits"])
+    _assert_close(found[1], expected["image"])

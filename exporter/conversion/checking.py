@@ -1,5 +1,6 @@
 """A converted file run beside the loaded model, on a sample of the artifact or random inputs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from signatures.numbers import kind_of
 
 # Whole numbers that index something are more likely to be in range if they are small.
 _LARGEST_INTEGER = 9
+
+# More is not made up for a check.
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,12 @@ def _sample(choice: Choice, inputs: Sequence[PlainArray]) -> tuple[str, list[np.
             values = _read(choice, record)
             if [one.shape for one in values] == shapes:
                 return "a sample of the artifact", values
+    size = sum(math.prod(one.shape) * one.dtype.itemsize for one in inputs)
+    if size > _MAX_BYTES:
+        raise ConversionError(
+            f"random inputs for the check would take {size:,} bytes, and at most {_MAX_BYTES:,} "
+            "are made. Give smaller sizes, or leave the check out: check=False, or --no-check."
+        )
     rng = np.random.default_rng(0)
     return "random inputs", [_random(rng, one) for one in inputs]
 

@@ -111,6 +111,7 @@ def convert(
       UnknownSignatureError: if there is no such signature.
       ConversionError: if the format has no place for the signature or for what it computes, or the
         file computes something else. The cause has all that a foreign compiler said.
+      IncompatibleRuntimeError: if this JAX cannot read the artifact.
       MissingExtraError: if the format's libraries are not installed.
       ArtifactExistsError: if `out` is there and `overwrite` is false.
       ArtifactError: if the artifact is missing or damaged.
@@ -144,7 +145,8 @@ def convert(
             ) from error.__cause__
         unchecked = None if check else "the check was left out"
         if written.run is None:
-            unchecked = f"{format_.runtime} is not on this machine"
+            needed = choice.platform if format_.platforms is None else format_.runtime
+            unchecked = f"this machine has no {needed}"
         found = None if unchecked else run_and_compare(choice, program, written)
         size = sum(one.stat().st_size for one in (file, *file.rglob("*")) if one.is_file())
     return Converted(

@@ -94,7 +94,7 @@ FORMATS = (
         (".mlpackage",),
         "exporter.conversion.coreml",
         "coreml",
-        "Core ML, from iOS 18 and macOS 15",
+        "Core ML, of iOS 18, macOS 15 or newer",
         dtypes={"int32", "float16", "float32"},
         keeps_state=False,
     ),

@@ -8,6 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 from litert_converter import converter_api_ext as converter
 from litert_converter.mlir import ir, passmanager
 
+from exporter.conversion.litert_loops import outline
 from exporter.conversion.program import StaticProgram, Written
 from exporter.errors import ConversionError
 
@@ -28,6 +29,7 @@ def write(program: StaticProgram, file: Path) -> Written:
             converter.set_signature(module.operation, program.name, inputs, outputs)
             config = converter.ConvertToTFLConfig()
             converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+            outline(module)
             file.write_bytes(converter.export_flatbuffer_to_bytes(module.operation))
     except (RuntimeError, ValueError, ir.MLIRError) as error:
         raise ConversionError(f"LiteRT cannot express it: {_matter(str(error))}") from error

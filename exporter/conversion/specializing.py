@@ -16,6 +16,7 @@ from exporter.artifact.records import (
     PlainTensorRecord,
     TensorRecord,
     VariableRecord,
+    replace,
 )
 from exporter.artifact.variables import read_variables
 from exporter.conversion.choosing import Choice
@@ -24,7 +25,7 @@ from exporter.errors import ConversionError
 from exporter.jax_internals import ProgramReader
 from exporter.jax_static import Argument, static_bytecode
 from exporter.keys import to_words
-from exporter.runtime.compat import check_program
+from exporter.runtime.compat import check_program, check_runtime, platforms_here
 from signatures.dtypes import KeyType, as_dtype
 from signatures.errors import SpecError
 from signatures.expression import parse
@@ -41,10 +42,13 @@ def specialize(choice: Choice, *, embed: bool = True) -> StaticProgram:
 
     Raises:
       ArtifactError: if a file is missing or damaged.
+      IncompatibleRuntimeError: if this JAX cannot read the program or its 64-bit arrays.
       UnsafeProgramError: if the program calls native code that nobody has vouched for.
       ConversionError: if it cannot have these sizes.
     """
     record, manifest = choice.record, choice.manifest
+    # Whether this JAX can read it is asked, and not whether this machine could run it.
+    check_runtime(replace(manifest, platforms=list(platforms_here())), choice.folder)
     concrete = choice.concrete
     inputs = _named(choice, concrete.inputs, record.inputs)
     outputs = _named(choice, concrete.outputs, record.outputs)
