@@ -378,9 +378,10 @@ def test_without_its_libraries_a_format_says_how_to_get_them(folder, tmp_path, m
             )
 
 
-@pytest.mark.parametrize("name", ["format_1_jax_0_10", "format_2_jax_0_10", "format_2_jax_0_12"])
-def test_artifacts_of_other_releases_are_converted(name, tmp_path):
-    golden = ROOT / "tests" / "golden" / name
+@pytest.mark.parametrize("jax_release", ["0_10", "0_12"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_artifacts_of_other_releases_are_converted(version, jax_release, tmp_path):
+    golden = ROOT / "tests" / "golden" / f"format_{version}_jax_{jax_release}"
     made = exporter.convert(golden, "stablehlo", tmp_path / "m.mlirbc")
     assert made.largest == 0
 
