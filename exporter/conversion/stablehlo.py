@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from exporter.conversion.program import StaticProgram, Written
+from exporter.errors import ConversionError
 from exporter.jax_static import module_in, portable, run_by_pjrt, text_of
 
 
@@ -14,12 +15,15 @@ def write(program: StaticProgram, file: Path) -> Written:
     """Text if the file is called `.mlir`, portable bytecode if it is called `.mlirbc`.
 
     Raises:
-      ValueError: if the program cannot be written so.
+      ConversionError: if no version of StableHLO can express the program.
     """
     if file.suffix == ".mlir":
         file.write_text(text_of(program.bytecode), encoding="utf-8")
     else:
-        file.write_bytes(portable(program.bytecode))
+        try:
+            file.write_bytes(portable(program.bytecode))
+        except ValueError as error:
+            raise ConversionError(f"it has no portable bytecode: {error}") from error
     device = _device(program.platform)
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
