@@ -98,6 +98,15 @@ FORMATS = (
         dtypes={"int32", "float16", "float32"},
         keeps_state=False,
     ),
+    Format(
+        "onnx",
+        (".onnx",),
+        "exporter.conversion.onnx.file",
+        "onnx",
+        "onnxruntime, and whatever runs ONNX",
+        dtypes=_INTEGERS | {"bool", "float16", "float32", "float64", "bfloat16"},
+        embeds=False,
+    ),
 )
 
 
