@@ -24,6 +24,7 @@ from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import check_target as check_stablehlo
 from exporter.staging.lowering import normalised_platforms
+from exporter.staging.slots import undisturbed
 from exporter.staging.state import check_values
 from exporter.staging.tracing import LOCK, refuse_trace
 from exporter.staging.tracking import CARRIED, track
@@ -156,11 +157,38 @@ def prepare(
     if not found:
         return None
     (graph,) = found
+    with undisturbed(variable.place for variable in graph.variables):
+        return _prepared(
+            obj,
+            graph,
+            signatures,
+            platforms=chosen,
+            options=options,
+            samples=samples,
+            progress=progress,
+            findings=findings,
+            when_traced=when_traced,
+        )
+
+
+def _prepared(
+    obj: object,
+    graph: TrackedGraph,
+    signatures: Signatures | None,
+    *,
+    platforms: tuple[str, ...] | None,
+    options: SaveOptions,
+    samples: Samples | None,
+    progress: Progress | None,
+    findings: Findings,
+    when_traced: Callable[[Variables], None] | None,
+) -> Contents | None:
+    """The same of an object that was followed, while nobody changes its variables."""
     with findings.of(None):
         check_values(graph.variables)
     with findings.of(None):
         files = assets.sources((dotted(one.path), one.asset.path) for one in graph.assets)
-    draft = _drafted(graph, chosen, options, findings, progress)
+    draft = _drafted(graph, platforms, options, findings, progress)
     with findings.of(None):
         for node in graph.nodes:
             draft.named_sources(node.signatures or ())

@@ -5,8 +5,10 @@ that a function can count, and the change can be followed into the program and b
 """
 
 import operator
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, cast
@@ -88,6 +90,7 @@ class Variable(NDArrayOperatorsMixin):
         "_home",
         "_is_donated",
         "_label",
+        "_lock",
         "_made_in",
         "_value",
         "collection",
@@ -120,6 +123,7 @@ class Variable(NDArrayOperatorsMixin):
         self._made_in = _in_reach.get()
         self._home: object | None = None
         self._is_donated = False
+        self._lock: threading.RLock | None = None
         self._changes: Changes | None = None
         self._value: jax.Array = jnp.asarray(value)
 
@@ -134,7 +138,7 @@ class Variable(NDArrayOperatorsMixin):
             object.
         """
         self._check_reach()
-        return self._own(get_raw(self))
+        return get_own(self)
 
     @value.setter
     def value(self, new: object) -> None:
@@ -381,6 +385,16 @@ def get_raw(variable: Variable) -> jax.Array:
     return variable._value  # noqa: SLF001  # this file's own
 
 
+def get_own(variable: Variable) -> jax.Array:
+    """The array likewise, or a copy if programs take the buffer for themselves.
+
+    Raises:
+      StateError: if it has none.
+    """
+    with held([variable]):
+        return variable._own(get_raw(variable))  # noqa: SLF001  # this file's own
+
+
 def without_value(
     shape: Sequence[int],
     dtype: DType,
@@ -440,16 +454,43 @@ def get_all(variables: Iterable[Variable]) -> list[jax.Array]:
 
 def set_raw(variable: Variable, value: jax.Array) -> None:
     """Assign without any check. For those who know that the value fits."""
-    variable._value = value  # noqa: SLF001  # this file's own
-    changes = variable._changes  # noqa: SLF001  # this file's own
-    if changes is not None:
-        changes.latest = object()
-
-
-def set_all(variables: Sequence[Variable], values: Sequence[jax.Array]) -> None:
-    """Assign many likewise, of which nobody watches the changes. There may be more values."""
-    for variable, value in zip(variables, values, strict=False):
+    with held([variable]):
         variable._value = value  # noqa: SLF001  # this file's own
+        changes = variable._changes  # noqa: SLF001  # this file's own
+        if changes is not None:
+            changes.latest = object()
+
+
+def set_all(variables: Sequence[Variable], values: Iterable[jax.Array]) -> None:
+    """Assign many likewise, of which nobody watches the changes. There may be more values.
+
+    All of it is done in C, so that an interrupt comes before or after. That is so from the moment
+    on in which the first value is asked for, if the values come from C.
+    """
+    deque(map(_SET_VALUE, variables, values), maxlen=0)
+
+
+_SET_VALUE = Variable.__dict__["_value"].__set__
+
+
+@contextmanager
+def held(variables: Iterable[Variable]) -> Iterator[None]:
+    """Within the block, nobody else assigns these variables and no call takes their buffers."""
+    found = {id(lock): lock for lock in map(_lock_of, variables) if lock is not None}
+    with ExitStack() as stack:
+        for key in sorted(found):  # in one order, so that two threads never wait for each other
+            stack.enter_context(found[key])
+        yield
+
+
+def _lock_of(variable: Variable) -> "threading.RLock | None":
+    return variable._lock  # noqa: SLF001  # this file's own
+
+
+def share(variables: Iterable[Variable], lock: threading.RLock) -> None:
+    """From now on whoever uses several of the variables together holds the lock."""
+    for variable in variables:
+        variable._lock = lock  # noqa: SLF001  # this file's own
 
 
 def _is_changed(wide: np.ndarray, narrow: jax.Array) -> bool:

@@ -24,6 +24,7 @@ from exporter.progress import Progress, steps
 from exporter.staging.graph import Node
 from exporter.staging.lowering import ALL_PLATFORMS
 from exporter.staging.partitioning import partition_spec
+from exporter.staging.slots import own
 from exporter.staging.state import dtype_of
 
 # The manifest's entries, and the arrays.
@@ -87,7 +88,7 @@ class EarlyWriting:
 def variables_of(draft: Draft) -> Variables:
     """The manifest's entry for each variable, and its array."""
     variables = [draft.graph.variables[index] for index in draft.kept]
-    values = [variable.read() for variable in variables]
+    values = [own(variable.place) for variable in variables]
     entries = [
         variable_record(
             variable.path,

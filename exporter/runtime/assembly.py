@@ -16,7 +16,7 @@ from exporter.runtime.origin import Origin
 from exporter.runtime.placement import Placement
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
-from exporter.variable import Variable, local_copy
+from exporter.variable import Variable, held, local_copy
 from signatures.spec import TensorSpec
 
 
@@ -131,7 +131,8 @@ class Blueprint:
         self, index: int, variables: Sequence[Variable], values: Mapping[Variable, object]
     ) -> LoadedModel:
         """The model at a node once more, with other values in some variables."""
-        copies = [local_copy(one, values) for one in variables]
+        with held(variables):
+            copies = [local_copy(one, values) for one in variables]
         model: LoadedModel = self._nodes(copies)[index]
         return model
 

@@ -12,7 +12,7 @@ from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
 from exporter.runtime.paths import values_by_key
-from exporter.variable import Variable
+from exporter.variable import Variable, held
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.errors import UnknownSignatureError
 from signatures.resolver import resolve_call
@@ -245,8 +245,9 @@ def _tree(
     variables: Sequence[tuple[Sequence[str], Variable]], keep: Callable[[Variable], bool]
 ) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for key, variable in variables:
-        if keep(variable):
+    kept = [(key, variable) for key, variable in variables if keep(variable)]
+    with held(variable for _, variable in kept):
+        for key, variable in kept:
             inner = tree
             for part in key[:-1]:
                 inner = inner.setdefault(part, {})
@@ -263,8 +264,10 @@ def _assign(
     tree: Mapping[str, Any],
     keep: Callable[[Variable], bool],
 ) -> None:
-    for variable, value in _checked(variables, tree, keep).items():
-        variable.value = value
+    values = _checked(variables, tree, keep)
+    with held(values):
+        for variable, value in values.items():
+            variable.value = value
 
 
 def _checked(
