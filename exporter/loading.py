@@ -18,7 +18,7 @@ from exporter.artifact.variables import read_variables
 from exporter.jax_dispatch import is_top_level
 from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
-from exporter.runtime.compat import check_program, check_runtime, check_tags
+from exporter.runtime.compat import check_process, check_program, check_runtime, check_tags
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.executables import ExecutableCache, cache_of
@@ -91,9 +91,11 @@ def load(
       ArtifactError: if a file is missing or damaged, naming it.
       ArtifactReplacedError: if others save there again and again faster than it can be read.
       UnsafeProgramError: if a program calls native code nobody has vouched for.
-      IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+      IncompatibleRuntimeError: if this JAX or this machine cannot run it, or this process was
+        forked from one that has loaded already.
       PlacementError: if variables cannot be placed so, naming each.
     """
+    check_process()
     kept = cache_of(choices.as_cache(cache))
     wanted = choices.as_sizes(warm)
     vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
