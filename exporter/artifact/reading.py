@@ -54,17 +54,19 @@ def unmixed(folder: Path, read: Callable[[], T]) -> T:
 def watched(folder: Path) -> Iterator[Callable[[], bool]]:
     """Tells whether another folder is at the path now than when the `with` block began."""
     with contextlib.ExitStack() as held:
-        first = None
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, _HOLD)
-            held.callback(os.close, descriptor)
-            first = os.fstat(descriptor)
+        first = _at(folder)
+        if first is not None:  # nothing but a folder is opened
+            with contextlib.suppress(OSError):
+                descriptor = os.open(folder, _HOLD)
+                held.callback(os.close, descriptor)
+                first = os.fstat(descriptor)
         yield lambda: not _is_same(first, _at(folder))
 
 
 def _at(folder: Path) -> os.stat_result | None:
+    """What the system tells of a folder, nothing if there is none."""
     try:
-        return folder.stat()
+        return folder.stat() if folder.is_dir() else None
     except OSError:
         return None
 
