@@ -17,6 +17,7 @@ _HOMES = {
         "ArtifactError",
         "ArtifactExistsError",
         "ArtifactNotFoundError",
+        "ArtifactReplacedError",
         "AssetNotFoundError",
         "AuthenticityError",
         "CheckpointError",

@@ -10,6 +10,7 @@ from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
+from exporter.errors import ArtifactReplacedError as ArtifactReplacedError
 from exporter.errors import AssetNotFoundError as AssetNotFoundError
 from exporter.errors import AuthenticityError as AuthenticityError
 from exporter.errors import CheckpointError as CheckpointError

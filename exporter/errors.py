@@ -11,6 +11,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already
+│   ├── ArtifactReplacedError                            others save there faster than it is read
 │   ├── FormatVersionError                               written in a format we do not read
 │   ├── UnsafeProgramError                               a program calls unknown native code
 │   └── AuthenticityError                                it is not what the holder of a key signed
@@ -162,6 +163,10 @@ class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
 
 class ArtifactExistsError(ArtifactError, FileExistsError):
     """Something is at the path already, and it was not to be replaced."""
+
+
+class ArtifactReplacedError(ArtifactError):
+    """Another artifact was at the path each time that one had been read. Reading again may do."""
 
 
 class FormatVersionError(ArtifactError):

@@ -13,11 +13,12 @@ from exporter.artifact.layout import VARIABLES, checked_when_read
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
+from exporter.artifact.reading import unmixed
 from exporter.artifact.variables import read_variables
 from exporter.jax_dispatch import is_top_level
 from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
-from exporter.runtime.compat import check_program, check_runtime, check_tags
+from exporter.runtime.compat import check_process, check_program, check_runtime, check_tags
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.executables import ExecutableCache, cache_of
@@ -47,7 +48,9 @@ def load(
     """The model in the folder `path`. None of the code that made it is needed.
 
     Programs are compiled when they are first called, once for each shape, or found compiled in the
-    cache. Nothing that was in the folder runs before.
+    cache. Nothing that was in the folder runs before. If another artifact is saved at `path`
+    meanwhile, that one is loaded. The model needs the folder no more, except for its assets and for
+    the samples when it is saved again or verified.
 
     Args:
       path: an artifact.
@@ -86,16 +89,20 @@ def load(
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       ArtifactError: if a file is missing or damaged, naming it.
+      ArtifactReplacedError: if others save there again and again faster than it can be read.
       UnsafeProgramError: if a program calls native code nobody has vouched for.
-      IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+      IncompatibleRuntimeError: if this JAX or this machine cannot run it, or this process was
+        forked from one that has loaded already.
       PlacementError: if variables cannot be placed so, naming each.
     """
+    check_process()
     kept = cache_of(choices.as_cache(cache))
     wanted = choices.as_sizes(warm)
     vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
-    with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
-        place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
-        folder = Path(path)
+    place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
+    folder = Path(path)
+
+    def read() -> tuple[LoadedModel, Plan | None]:
         whole = manifest = read_manifest(folder)
         check_tags(manifest, () if tags is None else choices.as_tags(tags), folder)
         if only is not None:
@@ -112,9 +119,13 @@ def load(
             custom_calls=vouched,
             cache=kept,
         )
+        model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
+        return model, plan
+
+    with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
+        model, plan = unmixed(folder, read)
         if kept and not isinstance(cache, bool) and (problem := kept.reading_problem()):
             notices.warn(f"cache= is of no use: {problem}.")
-        model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
     if plan is not None and is_top_level():  # nobody calls compiled code in a trace
         _compile(model, plan)
     return model

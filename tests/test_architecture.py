@@ -188,9 +188,9 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ml_dtypes": ("signatures", "exporter"),
     "msgspec": ("exporter.artifact",),
     "blake3": ("exporter.artifact",),
+    "zstandard": ("exporter.artifact.index",),
     "tensorstore": (
         "exporter.artifact.variables",
-        "exporter.artifact.raw",
         "exporter.artifact.glimpses",
     ),
     "jax": (

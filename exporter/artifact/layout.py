@@ -192,7 +192,7 @@ def staged(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     scratch folder. Of two saves at once, the later one wins if it may overwrite, and fails if not.
 
     A reader that has files of a replaced artifact open keeps them. One that opens files by path
-    while the artifact is replaced may see some of each; their digests tell it so.
+    while the artifact is replaced may see some of each: see `reading.py`.
 
     Yields:
       An empty folder beside the target, on the same file system.

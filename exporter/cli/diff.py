@@ -107,4 +107,5 @@ artifact cannot be read.""",
   exporter diff digits/1 digits/2 --no-values --json | jq .reasons""",
     add_arguments=_add_arguments,
     execute=_execute,
+    only_reads=True,
 )

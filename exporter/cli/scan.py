@@ -80,4 +80,5 @@ claims, and whoever can change a file can change its digest.""",
   exporter scan digits/1 --json | jq '.findings[].kind'""",
     add_arguments=_add_arguments,
     execute=_execute,
+    only_reads=True,
 )

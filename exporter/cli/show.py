@@ -180,4 +180,5 @@ distributed. For this alone variables are read, the large ones in part.""",
   exporter show digits/1 --html digits.html""",
     add_arguments=_add_arguments,
     execute=_execute,
+    only_reads=True,
 )

@@ -63,5 +63,5 @@ def parser_of(commands: Sequence[Command], examples: str) -> Parser:
             allow_abbrev=False,
         )
         command.add_arguments(own)
-        own.set_defaults(execute=command.execute, parser=own)
+        own.set_defaults(execute=command.run, parser=own)
     return parser
