@@ -238,18 +238,29 @@ def test_a_value_of_the_same_shape_and_dtype_can_be_assigned(start, new, expecte
         (VALUES, np.ones(4, np.float32), "holds float32[3] and cannot be assigned float32[4]."),
         (VALUES, np.float32(2), "holds float32[3] and cannot be assigned float32[]."),
         (VALUES, [1, 2], "holds float32[3] and cannot be assigned float32[2]."),
-        (VALUES, jnp.ones(3, jnp.int32), "holds float32[3] and cannot be assigned int32[3]."),
+        (
+            VALUES,
+            jnp.ones(3, jnp.int32),
+            "holds float32[3] and cannot be assigned int32[3]; convert it with .astype('float32') "
+            "if that is meant.",
+        ),
         (VALUES, Variable(1.0), "holds float32[3] and cannot be assigned float32[]."),
-        (np.int32(1), np.float32(3), "holds int32[] and cannot be assigned float32[]."),
         (
             np.int32(1),
-            np.array(2**40),
-            "cannot be assigned int64[] with values that int32 does not have.",
+            np.array(2),
+            "holds int32[] and cannot be assigned int64[]; convert it with .astype('int32') if "
+            "that is meant.",
         ),
         (
             VALUES,
-            np.array([1, 2, 1e300]),
-            "cannot be assigned float64[3] with values that float32 does not have.",
+            np.array([1, 2, 3], object),
+            "holds float32[3] and cannot be assigned object[3]; convert it with "
+            ".astype('float32') if that is meant.",
+        ),
+        (
+            VALUES,
+            np.ma.masked_array(VALUES, mask=[1, 0, 0]),
+            "holds float32[3] and cannot be assigned a masked array; fill it with .filled() first.",
         ),
     ],
 )
