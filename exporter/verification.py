@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from exporter.artifact.layout import MANIFEST, VARIABLES, unrecorded_files
+from exporter import choices
+from exporter.artifact.layout import MANIFEST, VARIABLES, as_path, unrecorded_files
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
@@ -34,7 +35,7 @@ from exporter.jax_internals import ProgramReader
 from exporter.keys import from_words, to_words
 from exporter.loading import load
 from exporter.progress import Progress, steps
-from exporter.runtime.compat import check_program, check_runtime
+from exporter.runtime.compat import check_backend, check_program, check_runtime
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
@@ -117,9 +118,12 @@ def verify(
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       PlacementError: if there is no such device.
-      OptionError: if `key` is no public key, or there is a `signature` without one.
+      OptionError: if `path` is no path, `custom_calls` are not text, `key` is no public key, or
+        there is a `signature` without one.
+      IncompatibleRuntimeError: if JAX cannot start here.
     """
-    folder = Path(path)
+    folder, vouched = as_path("path", path), choices.as_calls(custom_calls)
+    check_backend()
     place = _place(device)
     platform = jax.default_backend() if place is None else place.platform
     signer = _signer(folder, key, signature)
@@ -134,7 +138,6 @@ def verify(
     except ArtifactError as error:
         return VerificationReport(folder, platform, (*signer, *_without_manifest(error)))
     damage = _damage(folder, manifest, progress)
-    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
     subject = _Subject(folder, manifest, damage, device, vouched, rtol, atol, progress)
     programs = _programs(subject)
     model, variables = _variables(subject, programs)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter import OptionError, SaveOptions, TensorSpec, Variable, function
+from exporter import OptionError, PlacementError, SaveOptions, TensorSpec, Variable, function
 
 PAIR = TensorSpec((2,), "float32", name="x")
 X = np.float32([1, 2])
@@ -181,12 +181,40 @@ def saved(tmp_path_factory):
         ({"tags": [None]}, "tags has None; tags are text and not empty."),
         ({"only": 3}, "only is an attribute path as text, or a list of them; got 3."),
         ({"only": ["f", 3]}, "only is an attribute path as text, or a list of them; got ['f', 3]."),
+        ({"verify": "no"}, "verify is True or False; got 'no'."),
+        ({"skip_variables": 1}, "skip_variables is True or False; got 1."),
+        *(
+            (
+                {"custom_calls": wrong},
+                f"custom_calls is the name of a native function, or a list of them; got {wrong!r}.",
+            )
+            for wrong in (5, None, [1], b"call")
+        ),
     ],
 )
 def test_options_of_a_load_are_refused_likewise(saved, options, message):
     with pytest.raises(OptionError) as refused:
         exporter.load(saved, **options)
     assert str(refused.value) == message
+
+
+def test_a_device_that_is_none_is_refused(saved):
+    with pytest.raises(PlacementError) as refused:
+        exporter.load(saved, device=7)
+    assert str(refused.value) == (
+        "device= is 7 (int). Expected a device of jax.devices(), or the name of a platform, such "
+        "as 'cpu'."
+    )
+
+
+@pytest.mark.parametrize("path", [None, 5, b"m", "", "a\0b", ["m"]])
+@pytest.mark.parametrize("function", [exporter.load, exporter.verify, exporter.is_artifact])
+def test_a_path_that_is_none_is_refused(function, path):
+    with pytest.raises(OptionError) as refused:
+        function(path)
+    assert str(refused.value) == (
+        f"path is the path of a file or folder, such as 'models/digits/1'; got {path!r}."
+    )
 
 
 class Colour(enum.Enum):

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Self
 
 
@@ -33,6 +34,13 @@ class Exit(IntEnum):
     def answer(cls, *, is_yes: bool) -> "Exit":
         """What `execute` returns for a question that was answered."""
         return cls.DONE if is_yes else cls.NO
+
+
+def given_path(text: str) -> Path:
+    """The path of a file or folder in words, for argparse. No text at all is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 @dataclass(frozen=True)
