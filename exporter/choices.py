@@ -14,6 +14,13 @@ def check_bytes(option: str, value: object) -> None:
         raise OptionError(f"{option} is a number of bytes, 0 or more; got {value!r}.")
 
 
+def check_tolerance(option: str, value: object) -> None:
+    """Refuse what is no number of 0 or more."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not value >= 0:  # type: ignore[operator]  # and so NaN
+        raise OptionError(f"{option} is a number, 0 or more; got {value!r}.")
+
+
 def check_text(option: str, value: object) -> None:
     """Refuse what is not text."""
     if not isinstance(value, str):

@@ -184,7 +184,7 @@ def _beside(folder: Path, signature: str | os.PathLike[str] | None) -> Path:
 
 def _key_file(key: Path) -> Path:
     if not key.is_file():
-        raise OptionError(f"the key {key} does not exist, or is no file. Expected a PEM file.")
+        raise OptionError("it does not exist, or is no file")
     return key
 
 

@@ -114,6 +114,10 @@ class Variable(NDArrayOperatorsMixin):
           collection: the kind of state.
           label: what to call a variable without a name in messages.
         """
+        if not isinstance(trainable, bool):
+            raise OptionError(f"trainable is True or False; got {trainable!r}.")
+        if not isinstance(name, str | None):
+            raise OptionError(f"the name of a Variable is text; got {name!r}.")
         self.trainable = trainable
         self.name = name
         self.collection = collection

@@ -118,11 +118,15 @@ def verify(
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       PlacementError: if there is no such device.
-      OptionError: if `path` is no path, `custom_calls` are not text, `key` is no public key, or
-        there is a `signature` without one.
+      OptionError: if an option has a value that cannot be, `key` is no public key, or there is a
+        `signature` without one.
       IncompatibleRuntimeError: if JAX cannot start here.
     """
     folder, vouched = as_path("path", path), choices.as_calls(custom_calls)
+    choices.check_progress(progress)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None:
+            choices.check_tolerance(name, tolerance)
     check_backend()
     place = _place(device)
     platform = jax.default_backend() if place is None else place.platform

@@ -91,6 +91,14 @@ def test_a_program_of_64_bits_says_so_where_they_were_switched_off(reload):
         np.testing.assert_array_equal(loaded.f(x), want)
 
 
+def test_a_list_that_holds_itself_is_refused(reload):
+    loaded = reload(Model(), {})
+    circle = []
+    circle.append(circle)
+    with pytest.raises(BindError, match="an argument holds itself, or is nested too deeply"):
+        loaded.one(circle)
+
+
 class Model:
     @function(input_signature=[TensorSpec((2,), "float32")])
     def one(self, x):

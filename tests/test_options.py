@@ -217,6 +217,43 @@ def test_a_path_that_is_none_is_refused(function, path):
     )
 
 
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda m, p: exporter.save(m, p, overwrite="no"), "overwrite is True or False; got 'no'."),
+        (lambda m, _: exporter.check(m, options=5), "options is a SaveOptions; got 5."),
+        (lambda _, p: exporter.verify(p, rtol="x"), "rtol is a number, 0 or more; got 'x'."),
+        (
+            lambda _, p: exporter.verify(p, atol=float("nan")),
+            "atol is a number, 0 or more; got nan.",
+        ),
+        (
+            lambda _, p: exporter.verify(p, progress=5),
+            "progress is a function of a stage, how much is done, and how much there is; got 5.",
+        ),
+        (
+            lambda *_: SaveOptions(custom_calls=5),
+            "custom_calls is the name of a native function, or a list of them; got 5.",
+        ),
+        (lambda *_: function(5), "exporter.function takes a function; got 5 (int)."),
+        (lambda *_: function(free, default="x"), "default is True or False; got 'x'."),
+        (lambda *_: Variable(1, trainable="x"), "trainable is True or False; got 'x'."),
+        (lambda *_: Variable(1, name=5), "the name of a Variable is text; got 5."),
+    ],
+)
+def test_other_options_are_refused_likewise(saved, attempt, message):
+    with pytest.raises(OptionError) as refused:
+        attempt(Model(), saved)
+    assert str(refused.value) == message
+
+
+def test_what_is_no_list_of_platforms_is_among_the_problems():
+    report = exporter.check(Model(), platforms=5)
+    assert [problem.message for problem in report.problems if problem.is_error] == [
+        "platforms= names 5; the choices are cpu, cuda, rocm, tpu ('gpu' is 'cuda')."
+    ]
+
+
 class Colour(enum.Enum):
     RED = 1
 
