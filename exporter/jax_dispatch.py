@@ -13,6 +13,8 @@
   When it goes, lowering any call of them does the same.
 - `api_util.InternalFloatingPointError`: what stops compiled code under `jax.debug_nans`, for
   whoever called it to say in public. When it goes, see what `jax.jit` catches.
+- `jax._src.array.ArrayImpl`: the class of all arrays that are no tracers. When it goes, it is that
+  of `jax.numpy.zeros(())`, which starts JAX.
 - `core.trace_state_clean`: whether anything is being traced, however deep.
 """
 
@@ -22,9 +24,13 @@ from typing import Any
 
 import jax
 from jax._src import api_util, config, core, tree_util
+from jax._src.array import ArrayImpl
 from jax._src.interpreters import pxla
 from jax._src.lax import linalg
 from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
+
+# What `jax.Array` really is: `isinstance` would also let tracers pass, and takes longer.
+ARRAY: type = ArrayImpl
 
 # Raised where results are looked at and are not finite. Its `ty` is "nan" or "inf".
 NotFiniteError: type[Exception] = api_util.InternalFloatingPointError

@@ -9,7 +9,7 @@ import jax
 
 from exporter import choices, notices
 from exporter.artifact import records
-from exporter.artifact.layout import VARIABLES, checked_when_read
+from exporter.artifact.layout import VARIABLES, as_path, checked_when_read
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
@@ -18,7 +18,13 @@ from exporter.artifact.variables import read_variables
 from exporter.jax_dispatch import is_top_level
 from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
-from exporter.runtime.compat import check_process, check_program, check_runtime, check_tags
+from exporter.runtime.compat import (
+    check_backend,
+    check_process,
+    check_program,
+    check_runtime,
+    check_tags,
+)
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.executables import ExecutableCache, cache_of
@@ -83,8 +89,9 @@ def load(
         the shapes of their samples only.
 
     Raises:
-      OptionError: if `only` or `tags` are not text, `cache` is no folder, or `warm` lacks the size
-        of an axis, has one that is not allowed, or names an axis that is not there.
+      OptionError: if `path` is no path, `only`, `tags` or `custom_calls` are not text, `verify` or
+        `skip_variables` is no flag, `cache` is no folder, or `warm` lacks the size of an axis, has
+        one that is not allowed, or names an axis that is not there.
       UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
@@ -95,12 +102,16 @@ def load(
         forked from one that has loaded already.
       PlacementError: if variables cannot be placed so, naming each.
     """
-    check_process()
-    kept = cache_of(choices.as_cache(cache))
+    folder = as_path("path", path)
+    choices.check_flag("verify", verify)
+    choices.check_flag("skip_variables", skip_variables)
+    vouched = choices.as_calls(custom_calls)
     wanted = choices.as_sizes(warm)
-    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
+    chosen = choices.as_cache(cache)
+    check_process()
+    check_backend()
+    kept = cache_of(chosen)
     place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
-    folder = Path(path)
 
     def read() -> tuple[LoadedModel, Plan | None]:
         whole = manifest = read_manifest(folder)

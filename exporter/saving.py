@@ -83,7 +83,7 @@ def save(
         steps are done, and how many there are.
 
     Raises:
-      OptionError: if `options`, `samples` or `progress` are not as they should be.
+      OptionError: if `overwrite`, `options`, `samples` or `progress` are not as they should be.
       ArtifactExistsError: if something is at `path` and may not be replaced.
       TrackingError: if the state of `obj` cannot be followed, or a function uses other state.
       TracingError: if a function cannot be traced.
@@ -93,10 +93,10 @@ def save(
     """
     with LOCK, ExitStack() as stack:  # nobody else may exchange arrays of live objects meanwhile
         with together("tracing its functions"):
+            choices.check_flag("overwrite", overwrite)
             target = check_target(path, overwrite=overwrite)
             early = EarlyWriting(stack, partial(_staged_together, target, overwrite=overwrite))
             choices.check_progress(progress)
-            choices.check_kind("options", options, SaveOptions)
             contents = prepare(
                 obj,
                 signatures,
@@ -148,6 +148,7 @@ def prepare(
     with findings.of(None):
         refuse_trace("save")
         chosen = None if platforms is None else normalised_platforms(platforms)
+    choices.check_kind("options", options, SaveOptions)
     with findings.of(None):
         check_stablehlo(options.stablehlo_version)
     if findings.errors:

@@ -21,13 +21,14 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from exporter.display import card, card_of, code, quiet
 from exporter.distribution import Distribution, drawing
 from exporter.distribution import facts as facts_of
-from exporter.errors import StateError, UntrackedVariableError
+from exporter.errors import OptionError, StateError, UntrackedVariableError
 from exporter.keys import from_words
 from exporter.markup import Markup, element, fragment
 from signatures.binding import convert
 from signatures.dtypes import DType, KeyType
 from signatures.errors import BindError
 from signatures.spec import TensorSpec, storage_shape
+from signatures.values import described, is_array, shown
 
 # How many variables a message names.
 _MAX_SHOWN = 6
@@ -116,6 +117,10 @@ class Variable(NDArrayOperatorsMixin):
           collection: the kind of state.
           label: what to call a variable without a name in messages.
         """
+        if not isinstance(trainable, bool):
+            raise OptionError(f"trainable is True or False; got {trainable!r}.")
+        if not isinstance(name, str | None):
+            raise OptionError(f"the name of a Variable is text; got {name!r}.")
         self.trainable = trainable
         self.name = name
         self.collection = collection
@@ -125,7 +130,7 @@ class Variable(NDArrayOperatorsMixin):
         self._is_donated = False
         self._lock: threading.RLock | None = None
         self._changes: Changes | None = None
-        self._value: jax.Array = jnp.asarray(value)
+        self._value: jax.Array = _made(value)
 
     @property
     def value(self) -> jax.Array:
@@ -145,17 +150,13 @@ class Variable(NDArrayOperatorsMixin):
         self._check_reach()
         self._check_level()
         old = self._value
-        with np.errstate(over="ignore"):
-            array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
-        if isinstance(new, np.ndarray) and new.dtype != array.dtype and _is_changed(new, array):
+        try:
+            array = fitting(self, new)
+        except BindError as error:
+            found = str(error).partition(", got ")[2]
             raise StateError(
-                f"{self._title()} cannot be assigned {new.dtype.name}{list(new.shape)} with values "
-                f"that {array.dtype.name} does not have."
-            )
-        if array.shape != old.shape or array.dtype != old.dtype:
-            raise StateError(
-                f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
-            )
+                f"{self._title()} holds {_type(old)} and cannot be assigned {found}."
+            ) from error
         if isinstance(array, jax.core.Tracer) and not self._may_be_traced():
             raise StateError(
                 f"{self._title()} cannot be assigned under jax.jit or another transformation of "
@@ -174,14 +175,6 @@ class Variable(NDArrayOperatorsMixin):
         if self._home is not None:
             return bool(self._home == _trace())
         return isinstance(self._value, jax.core.Tracer) or self._made_in is not None
-
-    def _converted(self, new: object) -> object:
-        """A Python value as an array like the one that is held, if nothing is lost."""
-        try:
-            return convert(new, TensorSpec.of(self._value))
-        except BindError as error:
-            found = str(error).partition(", got ")[2]
-            raise StateError(f"{self._title()} cannot be assigned {found}.") from error
 
     def _own(self, array: jax.Array) -> jax.Array:
         """The array, or a copy if programs take the buffer for themselves."""
@@ -491,6 +484,54 @@ def share(variables: Iterable[Variable], lock: threading.RLock) -> None:
     """From now on whoever uses several of the variables together holds the lock."""
     for variable in variables:
         variable._lock = lock  # noqa: SLF001  # this file's own
+
+
+def fitting(variable: Variable, new: object) -> jax.Array:
+    """The value as an array like the one that the variable holds, by the rule for inputs of calls.
+
+    Arrays have its shape and dtype already; numbers and lists are converted if nothing is lost.
+
+    Raises:
+      BindError: saying what was expected and what was given.
+    """
+    found: Any = new
+    if not is_array(found) or found.dtype != variable.dtype or found.shape != variable.shape:
+        spec = TensorSpec.of(variable._value)  # noqa: SLF001  # this file's own
+        found = convert(new, spec)
+        if tuple(found.shape) != variable.shape:
+            raise BindError(f"expected {spec}, got {described(found)}")
+    array = jnp.asarray(found)
+    if array.dtype != variable.dtype:
+        raise BindError(
+            f"expected {_type(variable._value)}, got {described(found)}, which JAX narrows to 32 "  # noqa: SLF001  # this file's own
+            "bits here; call jax.config.update('jax_enable_x64', True) first"
+        )
+    return array
+
+
+def _made(value: object) -> jax.Array:
+    """The array that a variable is made with, as `jax.numpy.asarray` makes it.
+
+    Raises:
+      OptionError: if it makes none, or one of 32 bits that has other values.
+    """
+    if isinstance(value, np.ndarray):  # JAX does not know other orders of bytes
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)
+    try:
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(
+            "the value of a Variable is what jax.numpy.asarray makes an array of; got "
+            f"{shown(value)}, of which it says: {str(error).strip().partition(chr(10))[0]}"
+        ) from error
+    if isinstance(value, np.ndarray) and value.dtype != array.dtype and _is_changed(value, array):
+        raise OptionError(
+            f"the value of a Variable is {described(value)}, of which JAX would make "
+            f"{array.dtype.name}, which does not have its values. Call "
+            "jax.config.update('jax_enable_x64', True) first, or convert it."
+        )
+    return array
 
 
 def _is_changed(wide: np.ndarray, narrow: jax.Array) -> bool:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from exporter.artifact.layout import MANIFEST, VARIABLES, unrecorded_files
+from exporter import choices
+from exporter.artifact.layout import MANIFEST, VARIABLES, as_path, unrecorded_files
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
@@ -35,7 +36,7 @@ from exporter.jax_internals import ProgramReader
 from exporter.keys import from_words, to_words
 from exporter.loading import load
 from exporter.progress import Progress, steps
-from exporter.runtime.compat import check_program, check_runtime
+from exporter.runtime.compat import check_backend, check_program, check_runtime
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
@@ -120,9 +121,16 @@ def verify(
       ArtifactReplacedError: if others save there again and again faster than it can be judged.
       FormatVersionError: if it is of a format that this version does not read.
       PlacementError: if there is no such device.
-      OptionError: if `key` is no public key, or there is a `signature` without one.
+      OptionError: if an option has a value that cannot be, `key` is no public key, or there is a
+        `signature` without one.
+      IncompatibleRuntimeError: if JAX cannot start here.
     """
-    folder = Path(path)
+    folder, vouched = as_path("path", path), choices.as_calls(custom_calls)
+    choices.check_progress(progress)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None:
+            choices.check_tolerance(name, tolerance)
+    check_backend()
     place = _place(device)
     platform = jax.default_backend() if place is None else place.platform
 
@@ -141,7 +149,6 @@ def verify(
         except ArtifactError as error:
             return VerificationReport(folder, platform, (*signer, *_without_manifest(error)))
         damage = _damage(folder, manifest, progress)
-        vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
         subject = _Subject(folder, manifest, damage, device, vouched, rtol, atol, progress)
         programs = _programs(subject)
         model, variables = _variables(subject, programs)

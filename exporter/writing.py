@@ -26,6 +26,7 @@ from exporter.staging.lowering import ALL_PLATFORMS
 from exporter.staging.partitioning import partition_spec
 from exporter.staging.slots import own
 from exporter.staging.state import dtype_of
+from signatures.dtypes import WIDE
 
 # The manifest's entries, and the arrays.
 Variables = tuple[list[records.VariableRecord], list[object]]
@@ -208,9 +209,8 @@ def _producer() -> records.Producer:
 def _needs_x64(
     programs: Sequence[records.ProgramRecord], entries: Sequence[records.VariableRecord]
 ) -> bool:
-    wide = {"int64", "uint64", "float64", "complex128"}
     tensors = [t.dtype for p in programs for t in (*p.inputs, *p.outputs)]
-    return not wide.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
+    return not WIDE.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
 
 
 def _numbers(version_text: str) -> tuple[int, ...]:

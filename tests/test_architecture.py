@@ -156,6 +156,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.verification": (
         *_BASE,
         *_SHARED,
+        "exporter.choices",
         "exporter.progress",
         "exporter.artifact",
         "exporter.runtime",

@@ -41,6 +41,13 @@ class Exit(IntEnum):
         return cls.DONE if is_yes else cls.NO
 
 
+def given_path(text: str) -> Path:
+    """The path of a file or folder in words, for argparse. No text at all is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command of `exporter`.

@@ -248,8 +248,14 @@ class BoundProgram:
             and self.program.placement.mesh is None
             and not hoists
             and bool(values)
+            and self._is_in_place(values)
             and not any(map(is_local, self._staying))
         )
+
+    def _is_in_place(self, values: Sequence[jax.Array]) -> bool:
+        """Whether nobody moved them from where the model was loaded: constants have no place."""
+        home = self.program.place
+        return home is None or _places(values) <= {frozenset(home.device_set)}
 
     def _chooser(
         self, bound: Sequence[jax.Array], embedded: Embedded | None
@@ -273,13 +279,24 @@ class BoundProgram:
         return choose
 
     def _apart(self, names: Sequence[str], values: Sequence[jax.Array]) -> PlacementError:
+        arrays = get_all(self.reads)
+        held = [(one.title, array.sharding) for one, array in zip(self.reads, arrays, strict=True)]
+        if len(_places(arrays)) > 1:
+            lines = [f"{title}: {place}" for title, place in held]
+            shown = "".join(f"\n  {line}" for line in lines)
+            return PlacementError(
+                f"{self.program.name} uses variables that lie on other devices than each other:"
+                f"{shown}\nMove all of them, as in model.variables = jax.device_put("
+                "model.variables, device).",
+                lines,
+            )
         where = [getattr(value, "sharding", "the host") for value in values]
         lines = [f"{name}: {place}" for name, place in zip(names, where, strict=True)]
         shown = "".join(f"\n  {line}" for line in lines)
-        place = self.reads[0].value.sharding if self.reads else "no device"
+        others = f"the variables, which are on {held[0][1]}" if held else "each other"
         return PlacementError(
-            f"{self.program.name} has inputs on other devices than the variables, which are on "
-            f"{place}:{shown}\nLoad the model with mesh= to run it on the devices of that mesh, or "
+            f"{self.program.name} has inputs on other devices than {others}:{shown}"
+            "\nLoad the model with mesh= to run it on the devices of that mesh, or "
             "give arrays of NumPy.",
             lines,
         )

@@ -45,6 +45,23 @@ def _first_process() -> int:
     return os.getpid()
 
 
+def check_backend() -> None:
+    """Start JAX, unless it runs already.
+
+    Raises:
+      IncompatibleRuntimeError: if the platform that was chosen for it is not there.
+    """
+    try:
+        jax.default_backend()
+    except RuntimeError as error:
+        chosen = jax.config.values.get("jax_platforms")
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        raise IncompatibleRuntimeError(
+            f"JAX cannot start with JAX_PLATFORMS={chosen or ''}: {reason}. Choose a platform that "
+            "is there, such as JAX_PLATFORMS=cpu, or unset it."
+        ) from error
+
+
 def check_runtime(manifest: Manifest, folder: object) -> None:
     """Refuse an artifact that this process cannot run.
 

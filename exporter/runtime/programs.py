@@ -18,7 +18,7 @@ from exporter.runtime.compiling import Compiler, Outcome
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.binding import check_values
-from signatures.dtypes import KeyType, is_inexact
+from signatures.dtypes import WIDE, KeyType, is_inexact
 from signatures.errors import SpecError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec, storage_shape
@@ -151,6 +151,7 @@ class LoadedProgram:
           arrays: the arguments of a call, or what has their shapes, dtypes and places.
           embedded: the variables that stay, which are not arguments then.
         """
+        self.check_width()
         structs = self._structs(arrays)
         devices = _devices(structs)
         digest = None if embedded is None else embedded.digest
@@ -244,6 +245,22 @@ class LoadedProgram:
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
         """The same inside another trace, where nothing can be donated."""
         return transformable(self, jax.jit(self._rebuilt))
+
+    def check_width(self) -> None:
+        """Refuse to run a program of 64-bit arrays where JAX has only 32.
+
+        Raises:
+          IncompatibleRuntimeError: if it was switched since the model was loaded.
+        """
+        if self._is_wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+            raise IncompatibleRuntimeError(
+                f"{self.name} has 64-bit arrays, and jax_enable_x64 was switched off since it was "
+                "loaded. Switch it on again, or call it under jax.enable_x64(True)."
+            )
+
+    @cached_property
+    def _is_wide(self) -> bool:
+        return any(spec.dtype.name in WIDE for spec in (*self.takes, *self.gives))
 
     def _check_mesh(self) -> None:
         """Refuse a program that computes shard by shard on another mesh.
