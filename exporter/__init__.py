@@ -12,7 +12,8 @@ _HOMES = {
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.comparison": ("Comparison",),
-    "exporter.conversion.converting": ("Converted", "convert"),
+    "exporter.conversion.converted": ("Converted", "ConvertedSignature"),
+    "exporter.conversion.converting": ("convert",),
     "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",

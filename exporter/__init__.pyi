@@ -4,7 +4,8 @@ from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
 from exporter.comparison import Comparison as Comparison
-from exporter.conversion.converting import Converted as Converted
+from exporter.conversion.converted import Converted as Converted
+from exporter.conversion.converted import ConvertedSignature as ConvertedSignature
 from exporter.conversion.converting import convert as convert
 from exporter.diagnosis import Report as Report
 from exporter.diagnosis import check as check

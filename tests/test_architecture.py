@@ -74,6 +74,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.operations",
         "exporter.artifact",
     ),
+    # Inputs that nobody gave: the commands and the checks of conversions call with them.
+    "exporter.made": (*_BASE, "exporter.artifact"),
     # MLIR in, MLIR out, for other compilers than XLA.
     "exporter.jax_static": (
         "exporter.jax_internals",
@@ -90,6 +92,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.runtime",
         "exporter.loading",
         "exporter.comparison",
+        "exporter.made",
     ),
     "exporter.serving": (*_BASE, "exporter.runtime"),
     "exporter.choices": _BASE,
@@ -186,6 +189,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.runtime",
         "exporter.conversion",
+        "exporter.made",
         "exporter.serving",
         "exporter.saving",
         "exporter.checkpoints",
@@ -251,6 +255,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ai_edge_litert": ("exporter.conversion.litert",),
     "coremltools": ("exporter.conversion.coreml",),
     "stablehlo_coreml": ("exporter.conversion.coreml",),
+    "tensorflow": ("exporter.conversion.tensorflow",),
     "shtab": ("exporter.cli.completion",),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
@@ -268,6 +273,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         "exporter.runtime.page",
         "exporter.conversion.formats",
         "exporter.conversion.choosing",
+        "exporter.conversion.converted",
         "exporter.conversion.target",
         "exporter.conversion.program",
     ),
