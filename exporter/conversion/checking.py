@@ -50,7 +50,9 @@ def check(choice: Choice, program: Arrays, written: Written) -> Check:
         found = written.run([*inputs, *program.state])
     except Exception as error:
         first = str(error).partition("\n")[0]
-        raise ConversionError(f"what was made cannot be run: {first}") from error
+        raise ConversionError(
+            f"signature {choice.signature!r} cannot be run there: {first}"
+        ) from error
     compared = tuple(
         compare(array_record(one.name, one.dtype.name, right), right, _like(one, left))
         for one, right, left in zip(program.outputs, expected, found, strict=True)
@@ -58,7 +60,7 @@ def check(choice: Choice, program: Arrays, written: Written) -> Check:
     wrong = [f"\n  {one}" for one in compared if not one.ok]
     if wrong:
         raise ConversionError(
-            f"what was made computes something else than the model, for {origin}:{''.join(wrong)}\n"
+            f"signature {choice.signature!r} computes something else there, for {origin}:{''.join(wrong)}\n"
             "Nothing is written. Without the check it is: check=False, or --no-check."
         )
     return Check(origin, compared)

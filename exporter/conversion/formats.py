@@ -113,7 +113,7 @@ FORMATS = (
         "tensorflow",
         "TensorFlow or TensorFlow Serving, by their SavedModel",
         platforms=None,
-        dtypes=_INTEGERS | _FLOATS | {"bool", "int4", "uint4", "complex64", "complex128"},
+        dtypes=_INTEGERS | _FLOATS | {"bool", "complex64", "complex128"},
         whole=True,
         marker="saved_model.pb",
     ),

@@ -1,7 +1,6 @@
 """Stored signatures with the variables that they share, as they are: for any sizes and platform.
 
-The programs are those of the artifact, byte for byte, for formats that run StableHLO with open
-sizes. What they say is checked against the manifest first, as loading does.
+The programs are those of the artifact, for formats that run StableHLO with open sizes. What they say is checked against the manifest first, as loading does.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from exporter.artifact.records import PlainTensorRecord, TensorRecord
 from exporter.conversion.choosing import Choice
 from exporter.conversion.program import OpenArray, OpenProgram, StoredVariable
 from exporter.conversion.specializing import checked_program, stored_values
+from exporter.jax_static import without_composites
 from signatures.dtypes import KeyType, as_dtype
 
 
@@ -32,7 +32,7 @@ def opened(choice: Choice) -> OpenProgram:
         tuple(record.variables),
         tuple(record.kept_inputs),
         tuple(record.updates),
-        checked_program(choice),
+        without_composites(checked_program(choice), record.stablehlo_version),
     )
 
 

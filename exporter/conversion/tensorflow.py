@@ -1,6 +1,6 @@
 """A SavedModel of TensorFlow: every signature by name, on variables that they share and change.
 
-A program goes in byte for byte, as the operation that `jax.export` has inside TensorFlow:
+A program goes in as it is stored, by the operation that TensorFlow has for programs of `jax.export`:
 `XlaCallModule`, which compiles it for the sizes and the platform that it meets. JAX is not needed
 to run it. The operation is no part of TensorFlow's public names; it is found where JAX's own bridge
 to TensorFlow finds it. When it moves, its new place stands here.
@@ -21,6 +21,8 @@ from exporter.errors import ConversionError
 
 # Variables lie here at first. TensorFlow moves them to where it computes.
 _HOME = "CPU:0"
+
+_PACKED = frozenset(("int2", "uint2", "int4", "uint4", "float4_e2m1fn"))
 
 
 def write(
@@ -65,13 +67,23 @@ def _check_convention(program: OpenProgram) -> None:
 
 
 def _variable(stored: StoredVariable) -> Any:
+    """A variable of TensorFlow.
+
+    Raises:
+      ConversionError: if it would not hold what was stored.
+    """
+    path, dtype = "/".join(stored.key), stored.value.dtype
+    if dtype.name in _PACKED:
+        raise ConversionError(
+            f"variable {path} is {dtype.name}, which TensorFlow keeps one to a byte and a program "
+            "reads two to a byte"
+        )
     name = stored.key[-1] if stored.key else "value"
     try:
         return tf.Variable(stored.value, trainable=stored.trainable, name=name)
     except (TypeError, ValueError, tf.errors.OpError) as error:
         raise ConversionError(
-            f"variable {'/'.join(stored.key)} is {stored.value.dtype.name}, which TensorFlow has "
-            "no variables of"
+            f"variable {path} is {dtype.name}, which TensorFlow has no variables of"
         ) from error
 
 
@@ -115,9 +127,8 @@ def _function(program: OpenProgram, variables: Mapping[int, Any]) -> Any:
     try:
         return tf.function(call, autograph=False).get_concrete_function(*specs)
     except (TypeError, ValueError, tf.errors.OpError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ConversionError(
-            f"TensorFlow cannot express signature {program.name!r}: {reason}"
+            f"TensorFlow cannot express signature {program.name!r}: {_matter(error)}"
         ) from error
 
 
@@ -160,7 +171,10 @@ def _runner(
         given = {
             name: tf.constant(value) for name, value in zip(names, values[:count], strict=True)
         }
-        found = model.signatures[program.name](**given)
+        try:
+            found = model.signatures[program.name](**given)
+        except tf.errors.OpError as error:
+            raise ConversionError(_matter(error)) from error
         return [
             *(found[one.name].numpy() for one in program.outputs),
             *(held[number].numpy() for number in program.updates),
@@ -173,3 +187,10 @@ def _leaf(tree: Any, key: Sequence[str]) -> Any:
     for part in key:
         tree = tree[part]
     return tree
+
+
+def _matter(error: Exception) -> str:
+    """The line that says what is wrong, without the program that is quoted around it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    found = next((line for line in lines if "error: " in line), lines[0])
+    return found.rpartition("error: ")[2]
