@@ -60,7 +60,8 @@ def check(choice: Choice, program: Arrays, written: Written) -> Check:
     wrong = [f"\n  {one}" for one in compared if not one.ok]
     if wrong:
         raise ConversionError(
-            f"signature {choice.signature!r} computes something else there, for {origin}:{''.join(wrong)}\n"
+            f"signature {choice.signature!r} computes something else there, for {origin}:"
+            f"{''.join(wrong)}\n"
             "Nothing is written. Without the check it is: check=False, or --no-check."
         )
     return Check(origin, compared)

@@ -1,6 +1,7 @@
 """Stored signatures with the variables that they share, as they are: for any sizes and platform.
 
-The programs are those of the artifact, for formats that run StableHLO with open sizes. What they say is checked against the manifest first, as loading does.
+The programs are those of the artifact, for formats that run StableHLO with open sizes. What they
+say is checked against the manifest first, as loading does.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """A SavedModel of TensorFlow: every signature by name, on variables that they share and change.
 
-A program goes in as it is stored, by the operation that TensorFlow has for programs of `jax.export`:
-`XlaCallModule`, which compiles it for the sizes and the platform that it meets. JAX is not needed
-to run it. The operation is no part of TensorFlow's public names; it is found where JAX's own bridge
-to TensorFlow finds it. When it moves, its new place stands here.
+A program goes in as it is stored. TensorFlow has an operation for programs of `jax.export`,
+`XlaCallModule`, which compiles one for the sizes and the platform that it meets, without JAX. It is
+none of TensorFlow's public names: it is found where JAX's own bridge to TensorFlow finds it. When
+it moves, its new place stands here.
 """
 
 import re
