@@ -70,12 +70,16 @@ class Model:
             "twice": jnp.concatenate([arrays["a/b"], arrays["a/b"]]),
         }
 
+    @exporter.function(input_signature=[TensorSpec(("n", 3), "float32", name="x")])
+    def plain(self, x):
+        return {"y": jnp.tanh(x @ self.layers[0]["kernel"])}
+
     @exporter.function(input_signature=[TensorSpec((2, 2), "float32", name="x")])
     def factor(self, x):
         return jnp.linalg.cholesky(x @ x.T + jnp.eye(2))
 
 
-NAMES = ("predict", "decode", "draw", "odd")
+NAMES = ("predict", "decode", "draw", "odd", "plain")
 
 # What a process of TensorFlow alone does: the calls in one file, the outputs into another.
 CLIENT = """
@@ -103,6 +107,9 @@ try:
     model.signatures["predict"](x=tf.ones((17, 3)), mask=tf.ones(17, tf.bool))
 except tf.errors.InvalidArgumentError as error:
     found["refusal"] = str(error)
+lite = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["plain"]).convert()
+call = tf.lite.Interpreter(model_content=lite).get_signature_runner("plain")
+found["lite"] = call(x=np.eye(3, dtype=np.float32))["y"]
 assert not any(name.startswith("jax") for name, module in sys.modules.items() if module)
 np.savez(out, **found)
 """
@@ -127,7 +134,7 @@ def converted(folder, tmp_path_factory):
 
 def test_every_signature_agrees_with_the_model_and_keeps_its_names(converted):
     assert [one.name for one in converted.signatures] == list(NAMES)
-    predict, decode, draw, odd = converted.signatures
+    predict, decode, draw, odd, _ = converted.signatures
     assert predict.inputs == ("x: float32[batch, 3]", "mask: bool[batch]")
     assert predict.outputs == (
         "y: float32[batch, 4]",
@@ -191,6 +198,7 @@ def test_tensorflow_runs_it_without_jax_at_any_batch_size_and_keeps_its_state(co
     split = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(jnp.uint32([0, 9]))))
     np.testing.assert_array_equal(found["8 keys"], split.astype(jnp.float32))
     assert found["8 twice"].tolist() == [1, -2, 1, -2]
+    np.testing.assert_allclose(found["lite"], np.tanh(WEIGHTS), rtol=1e-5)
     assert found["shape"] == "(None, 3)"
     assert "batch <= 16" in str(found["refusal"])
 

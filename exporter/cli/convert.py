@@ -45,6 +45,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(arguments: argparse.Namespace) -> None:
     if read_manifest(arguments.folder).x64:  # set before JAX is imported
         os.environ.setdefault("JAX_ENABLE_X64", "1")
+    # TensorFlow tells of the processor in lines of its own. What goes wrong it raises too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found = convert(
         arguments.folder,
         arguments.to,
