@@ -40,7 +40,10 @@ def write(
     keys = {number: one.key for number, one in variables.items()}
     root = tf.train.Checkpoint(variables=_tree({keys[number]: one for number, one in held.items()}))
     functions = {program.name: _function(program, held) for program in programs}
-    tf.saved_model.save(root, str(file), signatures=functions)
+    try:
+        tf.saved_model.save(root, str(file), signatures=functions)
+    except (KeyError, ValueError, tf.errors.OpError) as error:  # a name that it keeps for itself
+        raise ConversionError(f"TensorFlow cannot save it: {_matter(error)}") from error
 
     @cache
     def loaded() -> Any:
