@@ -70,6 +70,12 @@ class Model:
             "twice": jnp.concatenate([arrays["a/b"], arrays["a/b"]]),
         }
 
+    @exporter.function(
+        input_signature=[TensorSpec((), "int32", name=name) for name in ("self", "class", "0")]
+    )
+    def named(self, a, b, c):
+        return {"self": a - b, "args": c}
+
     @exporter.function(input_signature=[TensorSpec(("n", 3), "float32", name="x")])
     def plain(self, x):
         return {"y": jnp.tanh(x @ self.layers[0]["kernel"])}
@@ -79,7 +85,7 @@ class Model:
         return jnp.linalg.cholesky(x @ x.T + jnp.eye(2))
 
 
-NAMES = ("predict", "decode", "draw", "odd", "plain")
+NAMES = ("predict", "decode", "draw", "odd", "named", "plain")
 
 # What a process of TensorFlow alone does: the calls in one file, the outputs into another.
 CLIENT = """
@@ -134,7 +140,7 @@ def converted(folder, tmp_path_factory):
 
 def test_every_signature_agrees_with_the_model_and_keeps_its_names(converted):
     assert [one.name for one in converted.signatures] == list(NAMES)
-    predict, decode, draw, odd, _ = converted.signatures
+    predict, decode, draw, odd, named, _ = converted.signatures
     assert predict.inputs == ("x: float32[batch, 3]", "mask: bool[batch]")
     assert predict.outputs == (
         "y: float32[batch, 4]",
@@ -147,6 +153,11 @@ def test_every_signature_agrees_with_the_model_and_keeps_its_names(converted):
         "key: uint32[2]",
         "arrays_a_b for arrays/a b: float32[None, 8]",
         "arrays_a_b_1 for arrays/a/b: int8[n]",
+    )
+    assert named.inputs == (
+        "x_self for self: int32[]",
+        "x_class for class: int32[]",
+        "x_0 for 0: int32[]",
     )
     assert converted.unchecked is None
     assert converted.largest < 1e-5

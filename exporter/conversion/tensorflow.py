@@ -9,6 +9,7 @@ it moves, its new place stands here.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def write(
     functions = {program.name: _function(program, held) for program in programs}
     try:
         tf.saved_model.save(root, str(file), signatures=functions)
-    except (KeyError, ValueError, tf.errors.OpError) as error:  # a name that it keeps for itself
+    except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:  # a name of its own
         raise ConversionError(f"TensorFlow cannot save it: {_matter(error)}") from error
 
     @cache
@@ -144,8 +145,9 @@ def _called(program: OpenProgram) -> list[str]:
     found: list[str] = []
     for one in program.inputs:
         plain = name = re.sub(r"\W", "_", one.name, flags=re.ASCII)
-        if not plain[:1].isalpha():
-            plain = name = f"x{plain}"
+        # TensorFlow passes inputs by name to methods of its own.
+        if not plain[:1].isalpha() or plain == "self" or iskeyword(plain):
+            plain = name = f"x_{plain}"
         count = 0
         while name in found:
             count += 1
