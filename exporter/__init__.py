@@ -12,6 +12,8 @@ _HOMES = {
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.comparison": ("Comparison",),
+    "exporter.conversion.converted": ("Converted", "ConvertedSignature"),
+    "exporter.conversion.converting": ("convert",),
     "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",
@@ -23,6 +25,7 @@ _HOMES = {
         "CheckpointError",
         "CheckpointExistsError",
         "CheckpointNotFoundError",
+        "ConversionError",
         "FormatVersionError",
         "InconclusiveSizesError",
         "IncompatibleRuntimeError",

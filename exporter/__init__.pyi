@@ -4,6 +4,9 @@ from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
 from exporter.comparison import Comparison as Comparison
+from exporter.conversion.converted import Converted as Converted
+from exporter.conversion.converted import ConvertedSignature as ConvertedSignature
+from exporter.conversion.converting import convert as convert
 from exporter.diagnosis import Report as Report
 from exporter.diagnosis import check as check
 from exporter.drafting import SaveOptions as SaveOptions
@@ -16,6 +19,7 @@ from exporter.errors import AuthenticityError as AuthenticityError
 from exporter.errors import CheckpointError as CheckpointError
 from exporter.errors import CheckpointExistsError as CheckpointExistsError
 from exporter.errors import CheckpointNotFoundError as CheckpointNotFoundError
+from exporter.errors import ConversionError as ConversionError
 from exporter.errors import FormatVersionError as FormatVersionError
 from exporter.errors import IncompatibleRuntimeError as IncompatibleRuntimeError
 from exporter.errors import InconclusiveSizesError as InconclusiveSizesError

@@ -24,6 +24,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 ├── IncompatibleRuntimeError        (RuntimeError)       this machine cannot run the artifact
 ├── NoDerivativeError               (ValueError)         a program was saved without its derivative
 ├── NotBatchableError               (NotImplementedError) a loaded function under jax.vmap
+├── ConversionError                 (ValueError)         a signature cannot have a foreign format
 ├── PlacementError                  (ValueError)         variables cannot lie where they should
 ├── StateError                      (RuntimeError)       a variable cannot take or give a value
 └── MissingExtraError               (ImportError)        an optional dependency is not installed
@@ -249,6 +250,13 @@ class NoDerivativeError(ExporterError, ValueError):
 
 class NotBatchableError(ExporterError, NotImplementedError):
     """A loaded function was called under `jax.vmap`."""
+
+
+class ConversionError(ExporterError, ValueError):
+    """A signature cannot become a file of a foreign format, or computes something else there.
+
+    What a foreign compiler said in full is in the cause.
+    """
 
 
 class PlacementError(ExporterError, ValueError):

@@ -34,7 +34,7 @@ import math
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -195,15 +195,17 @@ def _dialects(names: Iterable[str]) -> set[str]:
 _KNOWN_COMPOSITES = frozenset({"chlo.erf", "chlo.top_k"})
 
 
-def call_new_composites(composites: Iterable[ir.Operation]) -> None:
-    """Call the function that defines an operation, where older readers lack the operation.
+def call_new_composites(
+    composites: Iterable[ir.Operation], known: Collection[str] = _KNOWN_COMPOSITES
+) -> None:
+    """Call the function that defines an operation, where readers lack the operation.
 
     A composite names an operation and a function that computes the same. Readers of JAX 0.10 fall
     back on the function where they do not know the operation, but not for named axes: their sizes
     are refined everywhere but there.
     """
     for operation in composites:
-        if _text(operation, "name") in _KNOWN_COMPOSITES:
+        if _text(operation, "name") in known:
             continue
         with ir.InsertionPoint(operation), operation.location:
             results = [result.type for result in operation.results]

@@ -61,21 +61,21 @@ def read_operations(
       ValueError: if the bytes are not a portable program that this JAX can read.
     """
     with mlir.make_ir_context() as context, ir.Location.unknown(context):
-        module = _module(bytecode)
+        module = read_module(bytecode)
         found = _operations(module)
         if shapes is None:
             return found, None
         try:
             if found.count > _MAX_WRITTEN_OUT:
                 raise ValueError(f"it has {found.count:,} operations with every call written out")
-            call_new_composites(_composites(module))  # sizes are not filled in behind others
-            _call_with(module, shapes, platform)
-            return found, _operations(_refined(module))
+            call_new_composites(composites(module))  # sizes are not filled in behind others
+            call_with(module, shapes, platform)
+            return found, _operations(refined(module))
         except (ir.MLIRError, jax.errors.JaxRuntimeError, LookupError, ValueError) as error:
-            return found, f"its arrays cannot have these sizes: {_first_line(error)}"
+            return found, f"its arrays cannot have these sizes: {first_line(error)}"
 
 
-def _refined(module: ir.Module) -> ir.Module:
+def refined(module: ir.Module) -> ir.Module:
     """A module with the sizes of all arrays, as far as the types of what it takes tell them."""
     bytecode = mlir.module_to_bytecode(module)
     return ir.Module.parse(
@@ -85,7 +85,8 @@ def _refined(module: ir.Module) -> ir.Module:
     )
 
 
-def _composites(module: ir.Module) -> list[ir.Operation]:
+def composites(module: ir.Module) -> list[ir.Operation]:
+    """The operations of a module that are also written as a function of others."""
     found = []
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
@@ -97,21 +98,27 @@ def _composites(module: ir.Module) -> list[ir.Operation]:
     return found
 
 
-def _module(bytecode: bytes) -> ir.Module:
+def read_module(bytecode: bytes) -> ir.Module:
+    """A portable program, in the context of the caller.
+
+    Raises:
+      ValueError: if the bytes are not a portable program that this JAX can read.
+    """
     if not bytecode.startswith(_BYTECODE):
         raise ValueError("it is not MLIR bytecode.")
     try:
         module: ir.Module = _jax.mlir.deserialize_portable_artifact(bytecode)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
     return module
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what JAX or MLIR say, which has the reason."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _call_with(module: ir.Module, shapes: Shapes, platform: int | None) -> None:
+def call_with(module: ir.Module, shapes: Shapes, platform: int | None) -> None:
     """Give a module a main function that takes arrays of known sizes and calls the one it had."""
     table = ir.SymbolTable(module.operation)
     main = table[MAIN]

@@ -74,7 +74,26 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.operations",
         "exporter.artifact",
     ),
-    "exporter.conversion": (*_BASE, "exporter.artifact", "exporter.runtime"),
+    # Inputs that nobody gave: the commands and the checks of conversions call with them.
+    "exporter.made": (*_BASE, "exporter.artifact"),
+    # MLIR in, MLIR out, for other compilers than XLA.
+    "exporter.jax_static": (
+        "exporter.jax_internals",
+        "exporter.jax_programs",
+        "exporter.operations",
+    ),
+    # What it makes is run beside the loaded model.
+    "exporter.conversion": (
+        *_BASE,
+        "exporter.keys",
+        "exporter.jax_internals",
+        "exporter.jax_static",
+        "exporter.artifact",
+        "exporter.runtime",
+        "exporter.loading",
+        "exporter.comparison",
+        "exporter.made",
+    ),
     "exporter.serving": (*_BASE, "exporter.runtime"),
     "exporter.choices": _BASE,
     "exporter.progress": _BASE,
@@ -171,6 +190,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.runtime",
         "exporter.conversion",
+        "exporter.made",
         "exporter.serving",
         "exporter.saving",
         "exporter.checkpoints",
@@ -201,6 +221,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.jax_internals",
         "exporter.jax_dispatch",
         "exporter.jax_programs",
+        "exporter.jax_static",
         "exporter.processes",
         "exporter.staging",
         "exporter.artifact.variables",
@@ -214,12 +235,28 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.comparison",
         "exporter.verification",
     ),
-    "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch", "exporter.jax_programs"),
-    "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch", "exporter.jax_programs"),
+    "jax._src": (
+        "exporter.jax_internals",
+        "exporter.jax_dispatch",
+        "exporter.jax_programs",
+        "exporter.jax_static",
+    ),
+    "jaxlib": (
+        "exporter.jax_internals",
+        "exporter.jax_dispatch",
+        "exporter.jax_programs",
+        "exporter.jax_static",
+    ),
     "PIL": ("exporter.cli.arrays.images",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "rich": ("exporter.cli.terminal",),
     "model_signing": ("exporter.signing",),
+    "iree": ("exporter.conversion.iree",),
+    "litert_converter": ("exporter.conversion.litert", "exporter.conversion.litert_loops"),
+    "ai_edge_litert": ("exporter.conversion.litert",),
+    "coremltools": ("exporter.conversion.coreml",),
+    "stablehlo_coreml": ("exporter.conversion.coreml",),
+    "tensorflow": ("exporter.conversion.tensorflow",),
     "shtab": ("exporter.cli.completion",),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
@@ -232,7 +269,15 @@ FENCES: dict[str, tuple[str, ...]] = {
 
 # Modules inside a room above that must do without the package all the same.
 OUTSIDE: dict[str, tuple[str, ...]] = {
-    "jax": ("exporter.runtime.describe", "exporter.runtime.page"),
+    "jax": (
+        "exporter.runtime.describe",
+        "exporter.runtime.page",
+        "exporter.conversion.formats",
+        "exporter.conversion.choosing",
+        "exporter.conversion.converted",
+        "exporter.conversion.target",
+        "exporter.conversion.program",
+    ),
     "numpy": ("exporter.artifact.layout",),  # it handles files as bytes
     "ml_dtypes": ("exporter.artifact.layout",),
 }
@@ -250,6 +295,7 @@ WITHOUT_JAX = (
     "exporter.runtime.page",
     "exporter.runtime.comparison",
     "exporter.runtime.values",
+    "exporter.conversion.converting",  # what cannot be converted is said before JAX is imported
     "exporter.cli",
 )
 

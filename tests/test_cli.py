@@ -984,7 +984,7 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
         (
             ["shw"],
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
-            "verify, compile, diff, check, scan, sign); did you mean 'show'?",
+            "verify, compile, convert, diff, check, scan, sign); did you mean 'show'?",
         ),
         (
             ["show", "a", "--size", "n=1"],

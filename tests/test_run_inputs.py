@@ -17,10 +17,10 @@ from test_cli import fail, succeed
 import exporter
 from exporter import Dim, TensorSpec
 from exporter.cli.arrays import images, tables
-from exporter.cli.arrays.made import random_values
 from exporter.cli.arrays.outputs import planned_files, write_files
 from exporter.cli.arrays.words import read_values
 from exporter.cli.benchmark import measured
+from exporter.made import random_values
 from signatures.binding import bind
 from signatures.errors import BindError
 from signatures.signature import Signature

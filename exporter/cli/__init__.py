@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from exporter.cli.check import CHECK
 from exporter.cli.command import Exit
 from exporter.cli.compile import COMPILE
+from exporter.cli.convert import CONVERT
 from exporter.cli.diff import DIFF
 from exporter.cli.run import RUN
 from exporter.cli.scan import SCAN
@@ -24,13 +25,14 @@ from exporter.cli.words import parser_of
 from exporter.markup import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY, COMPILE, DIFF, CHECK, SCAN, SIGN)
+COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CONVERT, DIFF, CHECK, SCAN, SIGN)
 
 _EXAMPLES = """\
   exporter show digits/1
   exporter run digits/1 --inputs image=image.npy
   exporter verify digits/1
   exporter compile digits/1 --size batch=1,8
+  exporter convert digits/1 --to litert --size batch=1 --out digits.tflite
   exporter diff digits/1 digits/2
   exporter check models:Classifier
   exporter scan digits/1

@@ -13,12 +13,12 @@ import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.arrays.made import random_values, sampled
 from exporter.cli.arrays.outputs import as_json, planned_files, storable, write_files
 from exporter.cli.arrays.words import read_values, without_keys
 from exporter.cli.benchmark import Benchmark, measured
 from exporter.cli.command import Command
 from exporter.cli.sizes import add_sizes, sizes_of
+from exporter.made import random_values, sampled
 from exporter.markup import printable
 from signatures.binding import bind
 from signatures.errors import UnknownSignatureError
