@@ -33,6 +33,7 @@ _SAVING = (
     "exporter.drafting",
     "exporter.labels",
     "exporter.samples",
+    "exporter.pipelines",
     "exporter.resolution",
 )
 
@@ -53,7 +54,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
-    "exporter.runtime": (*_BASE, *_SHARED, "exporter.jax_dispatch", "exporter.artifact"),
+    # It is shared by saving, which opens stages to check them, and by the runtime and commands.
+    "exporter.stages": (*_BASE, "exporter.artifact"),
+    "exporter.runtime": (
+        *_BASE,
+        *_SHARED,
+        "exporter.jax_dispatch",
+        "exporter.artifact",
+        "exporter.stages",  # a loaded model has pipelines
+    ),
     "exporter.conversion": (*_BASE, "exporter.artifact", "exporter.runtime"),
     "exporter.serving": (*_BASE, "exporter.runtime"),
     "exporter.choices": _BASE,
@@ -87,6 +96,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.progress",
         "exporter.drafting",
+    ),
+    "exporter.pipelines": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.drafting",
+        "exporter.stages",  # what is attached is opened once, to see that it fits
     ),
     "exporter.writing": (
         *_BASE,
@@ -141,6 +157,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         *_BASE,
         "exporter.artifact",
+        "exporter.stages",  # what they make of words is refused before JAX is imported
         "exporter.runtime",
         "exporter.conversion",
         "exporter.serving",
@@ -179,6 +196,8 @@ FENCES: dict[str, tuple[str, ...]] = {
     ),
     "jax._src": ("exporter.jax_internals", "exporter.jax_dispatch"),
     "jaxlib": ("exporter.jax_internals", "exporter.jax_dispatch"),
+    "tokenizers": ("exporter.stages.tokenizer",),
+    "PIL": ("exporter.stages.image",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
@@ -205,6 +224,7 @@ WITHOUT_JAX = (
     "exporter.artifact.manifest",
     "exporter.artifact.layout",
     "exporter.runtime.describe",
+    "exporter.stages",
     "exporter.cli",
 )
 

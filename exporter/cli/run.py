@@ -13,6 +13,7 @@ from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.arrays import check_files, read_values, without_keys, write_file
 from exporter.cli.command import Command
+from exporter.cli.pipelines import by_stages, run_pipeline
 from exporter.runtime.describe import printable
 from exporter.runtime.summary import json_values
 from signatures.binding import bind
@@ -59,6 +60,9 @@ def _execute(arguments: argparse.Namespace) -> None:
     manifest = read_manifest(arguments.folder)
     name = _chosen(manifest, arguments.signature)
     signature = encoding.signature_of(manifest, manifest.signatures[name], name)
+    if by_stages(manifest, name, arguments.inputs):
+        run_pipeline(arguments, manifest, name)
+        return
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
     # before variables are read, which may take minutes.
     values = bind(
@@ -158,10 +162,15 @@ Arrays in files must have the types that the signature names: see `exporter
 show`. Numbers and lists written as JSON are converted where nothing is lost, and
 may hold NaN and Infinity. Inputs with a default value may be left out.
 
+A signature with stages also takes what they take: text or words as they are or
+as JSON, pictures as FILE.png, FILE.jpg or FILE.webp, lists of these as JSON.
+
 The artifact stays as it is: what a call changes in variables is not saved.""",
     examples="""\
   exporter run digits/1 --inputs image=image.npy
   exporter run digits/1 --signature embedding --inputs image=data.npz[test] --out results
+  exporter run minilm --inputs text='["hello", "good morning"]'
+  exporter run digits/1 --inputs image=digit.png
   exporter run encoder/3 --inputs ids='[[101, 2023, 102]]' mask='[[1, 1, 1]]' --json
 
 types that .npy files and JSON do not have:

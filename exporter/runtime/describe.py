@@ -12,6 +12,7 @@ from exporter.runtime.summary import (
     Bounds,
     Call,
     Option,
+    StageSummary,
     Summary,
     Tensor,
     VariableSummary,
@@ -29,6 +30,9 @@ _MAX_METADATA_LENGTH = 80
 
 # A default value is cut at this length.
 _MAX_DEFAULT_LENGTH = 40
+
+# An option of a stage is cut at this length.
+_MAX_OPTION_LENGTH = 100
 
 # What must not reach a terminal: names come from the artifact, which anybody may have written.
 # Besides control characters these are line separators, changes of writing direction, and halves of
@@ -127,7 +131,22 @@ def _signatures(summary: Summary) -> Iterator[str]:
             *_labelled("outputs", [_row(*item) for item in signature["outputs"].items()]),
         ]
         yield from _table(rows, 4)
+        yield from (line for stage in signature.get("stages", ()) for line in _stage(stage))
         yield from _facts(signature, list(signature["inputs"].items()), 4)
+
+
+def _stage(stage: StageSummary) -> list[str]:
+    """A stage with its options as they are in the manifest, so that unknown ones are shown too."""
+    texts = [
+        f"{name} {one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)}"
+        for name, one in stage["options"].items()
+    ]
+    cut = [
+        t if len(t) <= _MAX_OPTION_LENGTH else f"{t[: _MAX_OPTION_LENGTH - 3]}..." for t in texts
+    ]
+    parts = [*cut, *(f"in {file}" for file in stage["files"])]
+    parts += [] if stage["known"] else [f"needs jax-exporter {stage['since']}"]
+    return _wrapped(f"stage {stage['kind']}: {', '.join(parts)}", 4, hanging=2)
 
 
 def _row(name: str, tensor: Tensor) -> tuple[str, ...]:

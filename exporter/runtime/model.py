@@ -11,6 +11,7 @@ from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
 from exporter.runtime.paths import values_by_key
+from exporter.stages.pipeline import Pipelines
 from exporter.variable import Variable
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.errors import UnknownSignatureError
@@ -117,6 +118,11 @@ class LoadedModel(LoadedObject):
     def signatures(self) -> Signatures:
         """The signatures by name."""
         return self.__dict__["__signatures__"]  # type: ignore[no-any-return]  # set when loaded
+
+    @property
+    def pipelines(self) -> Pipelines:
+        """The signatures that were saved with stages, with them, by name."""
+        return self.__dict__.get("__pipelines__") or Pipelines({}, {}, self.signatures)
 
     @property
     def manifest(self) -> Manifest:

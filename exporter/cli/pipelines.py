@@ -1,0 +1,130 @@
+"""Calls of `exporter run` by the stages of a signature: texts and pictures in, labels out."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.artifact.assets import read_asset
+from exporter.artifact.records import Manifest
+from exporter.artifact.stages import known_options
+from exporter.cli.arrays import check_files, read_values, without_keys, write_file
+from exporter.runtime.describe import printable
+from exporter.runtime.summary import json_values
+from exporter.stages.pipeline import HostStages, host_stages
+from signatures.binding import bind
+from signatures.errors import BindError
+from signatures.spec import TensorSpec
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def by_stages(manifest: Manifest, name: str, given: Sequence[str]) -> bool:
+    """Whether inputs, as words like `text=hello`, are those of the stages of a signature.
+
+    An image may have the name of the input that it becomes: then only a picture is one.
+
+    Raises:
+      FormatVersionError: if the signature takes no such inputs, and has stages that we do not know.
+    """
+    words = [word.partition("=") for word in given]
+    concrete = manifest.concrete_functions[manifest.signatures[name]]
+    arrays = {tensor.name for tensor in concrete.inputs}
+    stages = host_stages(manifest, lambda path: b"").get(name)
+    if stages is None:
+        unknown = any(word not in arrays for word, _, _ in words)
+        for record in manifest.stages.get(name, ()) if unknown else ():
+            known_options(record, name)
+        return False
+    return any(
+        isinstance(stages.inputs.get(word), str) and (word not in arrays or _is_picture(text))
+        for word, _, text in words
+    ) or not (words or arrays)
+
+
+def run_pipeline(arguments: argparse.Namespace, manifest: Manifest, name: str) -> None:
+    """Call a signature by its stages, and print or write what it returns."""
+    folder: Path = arguments.folder
+    stages = host_stages(manifest, partial(read_asset, folder, manifest.files))[name]
+    # Everything that can be refused is refused before JAX is imported, as for arrays.
+    arrays = stages.arrays(_values(arguments.inputs, stages))
+    values = bind(without_keys(stages.signature), (), arrays).values
+    out: Path | None = arguments.out
+    files = check_files(out, stages.outputs, overwrite=arguments.overwrite) if out else {}
+    if manifest.x64:
+        os.environ.setdefault("JAX_ENABLE_X64", "1")
+    from exporter.keys import from_words, to_words
+    from exporter.loading import load
+
+    specs = stages.signature.inputs.items()
+    given: dict[str, Any] = {
+        key: from_words(value, spec.dtype)  # type: ignore[arg-type]  # it is an array
+        for (key, spec), value in zip(specs, values, strict=True)
+    }
+    results = stages.results(load(folder).signatures[name](**given))
+    outputs = {key: np.asarray(to_words(one)) for key, one in results.items()}
+    if out:
+        for key, array in outputs.items():
+            write_file(files[key], array, overwrite=arguments.overwrite)
+            print(printable(f"{files[key]}  {_type(array)}"))
+    elif arguments.json:
+        print(json.dumps({key: json_values(array) for key, array in outputs.items()}))
+    else:
+        _print(outputs)
+
+
+def _values(given: Sequence[str], stages: HostStages) -> dict[str, object]:
+    """The values in words such as `text=["hello"]` and `image=digit.png`."""
+    specs = {n: one for n, one in stages.inputs.items() if isinstance(one, TensorSpec)}
+    plain = [word for word in given if word.partition("=")[0] not in stages.inputs.keys() - specs]
+    values = read_values(plain, specs)
+    for word in given:
+        name, equals, text = word.partition("=")
+        if word in plain:
+            continue
+        if not equals or name in values:
+            problem = f"{name}: given twice" if equals else f"expected NAME=VALUE, got {word!r}"
+            raise BindError(f"inputs cannot be read:\n  {problem}", [problem])
+        value = _plain(text)
+        values[name] = _paths(value) if stages.inputs[name] == "image" else value
+    return values
+
+
+def _plain(text: str) -> object:
+    """The lists of JSON or the text in it, or else the text as it is."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list | str) else text
+
+
+def _paths(value: object) -> object:
+    """Paths instead of texts: who types a command means files."""
+    if isinstance(value, list):
+        return [_paths(one) for one in value]
+    return Path(value) if isinstance(value, str) else value
+
+
+def _is_picture(text: str) -> bool:
+    value = _plain(text)
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, str) and first.lower().endswith(_PICTURES)
+
+
+def _print(outputs: Mapping[str, np.ndarray]) -> None:
+    """Each output with its type and values. NumPy shortens what has more than 1,000 of them."""
+    for name, array in outputs.items():
+        print(printable(f"{name}  {_type(array)}"))
+        for line in np.array2string(array, max_line_width=98).splitlines():
+            print(printable(f"  {line}"))
+
+
+def _type(array: np.ndarray) -> str:
+    kind = "text" if array.dtype.kind == "U" else array.dtype.name
+    return f"{kind}[{', '.join(map(str, array.shape))}]"
