@@ -24,39 +24,41 @@ from signatures.spec import TensorSpec
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def by_stages(manifest: Manifest, name: str, given: Sequence[str]) -> bool:
-    """Whether inputs, as words like `text=hello`, are those of the stages of a signature.
+def stages_for(
+    folder: Path, manifest: Manifest, name: str, given: Sequence[str]
+) -> HostStages | None:
+    """The stages of a signature, if inputs as words like `text=hello` are meant for them.
 
     An image may have the name of the input that it becomes: then only a picture is one.
 
     Raises:
-      FormatVersionError: if the signature takes no such inputs, and has stages that we do not know.
+      FormatVersionError: if an input is none of the signature, and it has stages that we do not
+        know.
     """
     words = [word.partition("=") for word in given]
     concrete = manifest.concrete_functions[manifest.signatures[name]]
     arrays = {tensor.name for tensor in concrete.inputs}
-    stages = host_stages(manifest, lambda path: b"").get(name)
+    stages = host_stages(manifest, partial(read_asset, folder, manifest.files)).get(name)
     if stages is None:
         unknown = any(word not in arrays for word, _, _ in words)
         for record in manifest.stages.get(name, ()) if unknown else ():
             known_options(record, name)
-        return False
-    return any(
-        isinstance(stages.inputs.get(word), str) and (word not in arrays or _is_picture(text))
-        for word, _, text in words
-    ) or not (words or arrays)
+        return None
+    own = {name for name, kind in stages.inputs.items() if isinstance(kind, str)}
+    is_meant = any(
+        word in own and (word not in arrays or _is_picture(text)) for word, _, text in words
+    )
+    return stages if is_meant or (own and not words) else None
 
 
-def run_pipeline(arguments: argparse.Namespace, manifest: Manifest, name: str) -> None:
+def run_pipeline(arguments: argparse.Namespace, stages: HostStages, *, wide: bool) -> None:
     """Call a signature by its stages, and print or write what it returns."""
-    folder: Path = arguments.folder
-    stages = host_stages(manifest, partial(read_asset, folder, manifest.files))[name]
     # Everything that can be refused is refused before JAX is imported, as for arrays.
     arrays = stages.arrays(_values(arguments.inputs, stages))
     values = bind(without_keys(stages.signature), (), arrays).values
     out: Path | None = arguments.out
     files = check_files(out, stages.outputs, overwrite=arguments.overwrite) if out else {}
-    if manifest.x64:
+    if wide:
         os.environ.setdefault("JAX_ENABLE_X64", "1")
     from exporter.keys import from_words, to_words
     from exporter.loading import load
@@ -66,7 +68,7 @@ def run_pipeline(arguments: argparse.Namespace, manifest: Manifest, name: str) -
         key: from_words(value, spec.dtype)  # type: ignore[arg-type]  # it is an array
         for (key, spec), value in zip(specs, values, strict=True)
     }
-    results = stages.results(load(folder).signatures[name](**given))
+    results = stages.results(load(arguments.folder).signatures[stages.signature.name](**given))
     outputs = {key: np.asarray(to_words(one)) for key, one in results.items()}
     if out:
         for key, array in outputs.items():

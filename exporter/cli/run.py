@@ -13,7 +13,7 @@ from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.arrays import check_files, read_values, without_keys, write_file
 from exporter.cli.command import Command
-from exporter.cli.pipelines import by_stages, run_pipeline
+from exporter.cli.pipelines import run_pipeline, stages_for
 from exporter.runtime.describe import printable
 from exporter.runtime.summary import json_values
 from signatures.binding import bind
@@ -60,8 +60,8 @@ def _execute(arguments: argparse.Namespace) -> None:
     manifest = read_manifest(arguments.folder)
     name = _chosen(manifest, arguments.signature)
     signature = encoding.signature_of(manifest, manifest.signatures[name], name)
-    if by_stages(manifest, name, arguments.inputs):
-        run_pipeline(arguments, manifest, name)
+    if stages := stages_for(arguments.folder, manifest, name, arguments.inputs):
+        run_pipeline(arguments, stages, wide=manifest.x64)
         return
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
     # before variables are read, which may take minutes.

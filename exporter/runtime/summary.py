@@ -247,9 +247,10 @@ def summarise(manifest: Manifest) -> Summary:
 
 
 def _named(manifest: Manifest, name: str, owner: str | None, call: Call) -> Named:
-    named: Named = {"function": owner, **call}
-    if name in manifest.stages:
-        named["stages"] = [_stage(record) for record in manifest.stages[name]]
+    stages = [_stage(record) for record in manifest.stages.get(name, ())]
+    named: Named = {"function": owner, "stages": stages, **call}
+    if not stages:
+        del named["stages"]
     return named
 
 
