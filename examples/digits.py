@@ -4,11 +4,12 @@
 
 The first half of this file is ordinary Flax: a small convolutional network, trained in seconds on
 1347 handwritten digits. Two of its methods carry `@exporter.function`, which says what arrays they
-take. Nothing else has to be said to save it.
+take. Nothing else has to be said to save it. Two stages around `scores` say how a picture becomes
+such an array, and which digit each score is for.
 
 The second half is `READER`, a complete program that runs in a process of its own. All it is given
 is the saved folder. It has neither `DigitNetwork` nor Flax, and it reads the other 450 digits
-exactly as well as the network did before it was saved.
+exactly as well as the network did before it was saved, and one more from a PNG file.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -89,6 +91,7 @@ def train(network: DigitNetwork, images: np.ndarray, labels: np.ndarray) -> None
 
 
 READER = '''
+import pathlib
 import sys
 
 import numpy as np
@@ -104,7 +107,7 @@ def draw(image, caption):
     return ["".join(2 * INK[shade] for shade in row) for row in shades] + [caption.center(16)]
 
 
-folder, test_file = sys.argv[1:]
+folder, test_file, picture = sys.argv[1:]
 test = np.load(test_file)
 images, labels = test["images"], test["labels"]
 
@@ -119,9 +122,12 @@ captions = [f"{answers[i]}" if right[i] else f"{answers[i]} (wrong)" for i in sh
 for line in zip(*map(draw, images[shown], captions), strict=True):
     print(*line, sep="  ")
 
+answer = model.pipelines["scores"](image=pathlib.Path(picture))
+print(f"\\nthe picture of a {labels[0]} is read as {answer['label'][0]}")
+
 embedding = np.asarray(model.signatures["embedding"](image=images)["embedding"])
 nearest = np.linalg.norm(embedding - embedding[0], axis=1).argsort()[1:9]
-print(f"\\nnearest to a {labels[0]} by embedding:", *labels[nearest])
+print(f"nearest to a {labels[0]} by embedding:", *labels[nearest])
 print("Flax imported here:", "flax" in sys.modules)
 print(f"accuracy {right.mean():.4f}")
 '''
@@ -130,9 +136,10 @@ print(f"accuracy {right.mean():.4f}")
 def read_elsewhere(folder: Path, images: np.ndarray, labels: np.ndarray) -> str:
     """Run `READER` in a process of its own and show what it prints. Gives its last line."""
     with tempfile.TemporaryDirectory() as scratch:
-        test_file = Path(scratch, "test.npz")
+        test_file, picture = Path(scratch, "test.npz"), Path(scratch, "digit.png")
         np.savez(test_file, images=images, labels=labels)
-        command = [sys.executable, "-c", READER, str(folder), str(test_file)]
+        Image.fromarray(np.uint8(images[0] * 255)).save(picture)
+        command = [sys.executable, "-c", READER, str(folder), str(test_file), str(picture)]
         reading = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     print(reading.stdout)
     if reading.returncode != 0:
@@ -159,6 +166,12 @@ def main() -> None:
         network,
         folder,
         signatures={"scores": network.scores, "embedding": network.embedding},
+        stages={
+            "scores": [
+                exporter.stages.Image(scale=1 / 255),
+                exporter.stages.Labels([str(digit) for digit in range(10)]),
+            ]
+        },
         overwrite=True,
     )
     print(f"saved {folder}; another process loads it:\n")

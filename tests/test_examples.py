@@ -83,8 +83,8 @@ def reading_program(example: str) -> ast.Module:
 @pytest.mark.parametrize(
     ("example", "packages"),
     [
-        ("digits.py", {"sys", "numpy", "exporter"}),
-        ("sentence_embedding.py", {"sys", "numpy", "exporter", "tokenizers"}),
+        ("digits.py", {"pathlib", "sys", "numpy", "exporter"}),
+        ("sentence_embedding.py", {"sys", "numpy", "exporter"}),
     ],
 )
 def test_the_reading_program_names_no_framework(example, packages):
@@ -131,6 +131,11 @@ def test_the_digits_are_drawn_with_wrong_answers_marked(digits):
     drawn = [line for line in digits.printed.splitlines() if set(line) & set("░▒▓█")]
     assert len(drawn) >= 6
     assert ("(wrong)" in digits.printed) == ("accuracy 1.0000" not in digits.printed)
+
+
+def test_a_digit_is_read_from_a_picture(digits):
+    drawn, read = re.search(r"the picture of a (\d) is read as (\d)", digits.printed).groups()
+    assert drawn == read
 
 
 def test_digits_are_near_their_like_by_embedding(digits):
