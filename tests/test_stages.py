@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax.numpy as jnp
+import jsonschema
 import numpy as np
 import pytest
 import tokenizers
@@ -124,6 +125,22 @@ def test_rows_are_as_long_as_the_axis_allows_and_cuts_are_told(
         assert row.tolist() == [*ids, *[0] * (shape[1] - len(ids))]
 
 
+@pytest.mark.parametrize(
+    ("batch", "problem"),
+    [
+        (2, "text: expected 2 of them, got 3"),
+        (Dim("b", max=2), "text: got 3 of them, and b is at most 2"),
+    ],
+)
+def test_a_wrong_number_of_texts_is_told_in_the_callers_words(tmp_path, batch, problem):
+    signature = Signature("f", {"ids": TensorSpec((batch, "n"), "int32")}, {})
+    stages, _ = at_work(Tokenizer(written_tokenizer(tmp_path)), signature)
+    assert stages.arrays({"text": ["a", "cat"]})["ids"].shape == (2, 3)
+    with pytest.raises(BindError) as caught:
+        stages.arrays({"text": ["a", "cat", "mat"]})
+    assert caught.value.problems == (problem,)
+
+
 def test_a_file_that_cuts_texts_itself_is_followed(tmp_path):
     path = written_tokenizer(tmp_path)
     library = tokenizers.Tokenizer.from_file(str(path))
@@ -167,7 +184,7 @@ def encoded(image, kind="PNG"):
         (("b", 3, 5, 6), "float64", {"scale": 2, "std": (1, 2, 3), "resample": "bicubic"}, "RGB"),
         (("b", 3, "h", "w"), "float16", {"size": (5, 6), "resample": "lanczos"}, "L"),
         (("b", 1, 5, 6), "int16", {"resample": "nearest"}, "RGB"),
-        ((2, 5, 6, 3), "bfloat16", {"mode": "RGB", "scale": 0.5}, "RGB"),
+        ((4, 5, 6, 3), "bfloat16", {"mode": "RGB", "scale": 0.5}, "RGB"),
     ],
 )
 def test_pictures_become_what_pillow_and_numpy_make_of_them(tmp_path, shape, dtype, options, own):
@@ -193,7 +210,7 @@ def test_pictures_become_what_pillow_and_numpy_make_of_them(tmp_path, shape, dty
     tolerance = {"bfloat16": 2**-8, "float32": 2**-21}.get(dtype, 1e-12)
     for one in found:
         np.testing.assert_allclose(one.astype(np.float64), expected, tolerance, tolerance)
-    if own != "RGBA":
+    if own != "RGBA" and shape[0] == "b":
         again = stages.arrays({"image": np.asarray(image)})["pixels"]
         np.testing.assert_array_equal(again, found[:1])
 
@@ -248,6 +265,34 @@ def test_what_is_no_picture_is_refused(value, problem):
         stages.arrays({"image": value})
     assert problem in str(caught.value)
     assert "It takes image: image." in str(caught.value)
+
+
+def test_files_that_are_damaged_at_random_are_refused_or_read(tmp_path):
+    rng = np.random.default_rng(2)
+    signature = Signature("f", {"x": TensorSpec(("b", 4, 4), "uint8")}, {})
+    stages, _ = at_work(Image(), signature)
+    refused = 0
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = np.frombuffer(encoded(picture(), kind), np.uint8)
+        for _ in range(100):
+            worse = data.copy()
+            worse[rng.integers(0, len(data), 3)] = rng.integers(0, 256, 3)
+            try:
+                found = stages.arrays({"image": worse[: rng.integers(20, len(data))].tobytes()})
+                assert found["x"].shape == (1, 4, 4)
+            except BindError:
+                refused += 1
+    text = written_tokenizer(tmp_path).read_bytes()
+    for _ in range(200):
+        worse = bytearray(text)
+        for position in rng.integers(0, len(text), 2):
+            worse[position] = rng.integers(32, 127)
+        (tmp_path / "worse.json").write_bytes(worse)
+        try:
+            at_work(Tokenizer(tmp_path / "worse.json"), tokens("n"))[0].arrays({"text": "a cat"})
+        except StageError:
+            refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "uint8"])
@@ -312,6 +357,7 @@ class Model:
 
     def __init__(self):
         self.table = jnp.arange(36.0).reshape(12, 3)
+        self.other = jnp.zeros(2)
 
     @exporter.function(
         input_signature=[TensorSpec(("batch", Dim("n", max=16)), "int32", name="ids")]
@@ -360,6 +406,7 @@ def damaged(tmp_path):
             lambda p: Labels(["a", "b", "c"]),
             "output= is not given, and there are 'scores', 'count'",
         ),
+        (lambda p: Labels(["a", "b", "c" * 1001], "scores"), "one of more than 1,000 characters"),
         (lambda p: Labels(["a\nb"], "scores"), "labels[0] is 'a\\nb', and not text of one line"),
         (
             lambda p: Labels(["a", "b", "c"], "scores", name="count"),
@@ -460,8 +507,21 @@ def test_stages_go_along_when_a_model_is_saved_again_or_in_part(artifact, tmp_pa
     assert not (tmp_path / "none" / "assets").exists()
     part = exporter.load(artifact, only="embed")
     assert part.pipelines["serving_default"](text="a cat")["label"] == ["z"]
-    part = exporter.load(artifact, only="table")
-    assert list(part.pipelines) == list(part.signatures)
+    part = exporter.load(artifact, only="other")
+    assert not part.pipelines
+    assert not [file.path for file in part.manifest.files if file.path.startswith("assets")]
+
+
+def test_the_published_schema_knows_the_options_of_each_kind(artifact):
+    schema = json.loads(Path(manifests.__file__).with_name("manifest.schema.json").read_text())
+    whole = json.loads((artifact / MANIFEST).read_text())
+    jsonschema.validate(whole, schema)
+    stages = whole["stages"]["serving_default"]
+    stages[1]["options"]["run"] = "x"
+    with pytest.raises(jsonschema.ValidationError, match="'run' was unexpected"):
+        jsonschema.validate(whole, schema)
+    stages[1]["version"] = 2
+    jsonschema.validate(whole, schema)
 
 
 def test_the_content_id_covers_stages_and_their_files(tmp_path):

@@ -256,7 +256,7 @@ class StageRecord(Record, frozen=True):
 
     kind: str
     version: Annotated[int, Meta(ge=1)]
-    since: str
+    since: Version
     options: dict[str, Any]
     files: list[str] = []
 

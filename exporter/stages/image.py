@@ -100,7 +100,7 @@ class Picturing:
         for position, one in enumerate(_listed(value)):
             try:
                 pictures.append(self._pixels(one))
-            except (ValueError, OSError, SyntaxError) as error:  # Pillow's own of damaged files
+            except ValueError as error:
                 problems.append(f"{name}[{position}]: {error}")
         if problems:
             raise BindError("\n".join(problems), problems)
@@ -118,13 +118,14 @@ class Picturing:
             raise missing("Pillow", "a picture") from error
         height, width = self._options.size
         way = pillow.Resampling[self._options.resample.upper()]
-        opened = _opened(picture, pillow)
-        with opened:
+        with _opened(picture, pillow) as opened:
             _check_size(*opened.size)
             if opened.mode.startswith(("I", "F")):
                 raise ValueError(f"has pixels of mode {opened.mode}, expected 8 bits for a channel")
-            made = opened.convert(self._options.mode).resize((width, height), way)
-            return np.asarray(made)
+            try:
+                return np.asarray(opened.convert(self._options.mode).resize((width, height), way))
+            except Exception as error:  # Pillow raises almost anything for damaged files
+                raise ValueError(f"is damaged: {error}") from error
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels in the dtype of the input, computed with 32 bits, or 64 where it has as many."""
@@ -157,17 +158,34 @@ def _opened(picture: object, pillow: Any) -> Any:
     """
     if isinstance(picture, np.ndarray) or hasattr(picture, "__array__"):
         return pillow.fromarray(_checked(np.asarray(picture)))
-    source: Any
+    source = _source(picture)
+    try:
+        return pillow.open(source, formats=_FORMATS)
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise ValueError(_TOO_LARGE) from error
+    except pillow.UnidentifiedImageError as error:
+        raise ValueError(f"is not one of {', '.join(_FORMATS)}") from error
+    except Exception as error:  # Pillow raises almost anything for damaged files
+        raise ValueError(f"cannot be read: {error}") from error
+
+
+def _source(picture: object) -> Path | io.BytesIO:
+    """The file of a picture, or its content as one.
+
+    Raises:
+      ValueError: if it is neither a path nor the content of a file.
+    """
     match picture:
         case os.PathLike():
             source = Path(picture)
             if not source.is_file():
                 raise ValueError(f"{source} is not a file")
+            return source
         case bytes() | bytearray() | memoryview():
-            source = io.BytesIO(picture)
+            return io.BytesIO(picture)
         case {"b64": str(text)} if isinstance(picture, Mapping) and len(picture) == 1:
             try:
-                source = io.BytesIO(base64.b64decode(text, validate=True))
+                return io.BytesIO(base64.b64decode(text, validate=True))
             except (binascii.Error, ValueError) as error:
                 raise ValueError(f"is not base64: {error}") from error
         case str():
@@ -175,16 +193,7 @@ def _opened(picture: object, pillow: Any) -> Any:
                 "expected a picture, got text. Pass pathlib.Path(...) for a file, or its content "
                 'as bytes or {"b64": ...}'
             )
-        case _:
-            raise ValueError(
-                f"expected a path, bytes or an array of uint8, got {type(picture).__name__}"
-            )
-    try:
-        return pillow.open(source, formats=_FORMATS)
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise ValueError(_TOO_LARGE) from error
-    except pillow.UnidentifiedImageError as error:
-        raise ValueError(f"is not one of {', '.join(_FORMATS)}") from error
+    raise ValueError(f"expected a path, bytes or an array of uint8, got {type(picture).__name__}")
 
 
 _TOO_LARGE = f"claims to have more than {MAX_PIXELS:,} pixels, which are not unpacked"

@@ -13,6 +13,9 @@ from exporter.stages.stage import Prepared, as_lines, chosen, lines_of
 from signatures.errors import BindError
 from signatures.signature import Signature
 
+# An array of texts takes as much memory for each as for the longest.
+_MAX_LENGTH = 1000
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -54,7 +57,9 @@ class Labelling:
         """
         self._options = options
         lines = lines_of(data, "the labels")
-        self._labels = np.array(lines)
+        if any(len(line) > _MAX_LENGTH for line in lines):
+            raise StageError(f"the labels have one of more than {_MAX_LENGTH:,} characters")
+        self._labels = np.array(lines, object)
         axis = (signature.outputs[options.output].shape or (None,))[-1]
         if (isinstance(axis, int) and axis != len(lines)) or len(lines) < options.top_k:
             raise StageError(
@@ -73,7 +78,7 @@ class Labelling:
             )
             raise BindError(problem, [problem])
         order = _descending(scores)[..., :k]
-        found = {name: self._labels[order]}
+        found = {name: self._labels[order].astype(str)}
         if self._options.with_scores:
             found[f"{name}_score"] = np.take_along_axis(scores, order, axis=-1)
         return {key: one[..., 0] if k == 1 else one for key, one in found.items()}

@@ -123,9 +123,12 @@ class HostStages:
             if not isinstance(options, LabelsOptions) and options.input in values:
                 worker: InputStage = stage
                 try:
-                    arrays |= worker.arrays(values[options.input])
+                    made = worker.arrays(values[options.input])
                 except BindError as error:
                     problems += error.problems
+                    continue
+                problems += self._miscounted(options.input, made)
+                arrays |= made
         if problems:
             raise self._refused(problems)
         return arrays
@@ -138,6 +141,18 @@ class HostStages:
                 worker: OutputStage = stage
                 found |= worker.results(outputs[options.output])
         return {name: found[name] for name in self.outputs}
+
+    def _miscounted(self, name: str, arrays: Mapping[str, Any]) -> list[str]:
+        """Why there may not be so many of what a caller gave, if that is so."""
+        for key, array in arrays.items():
+            spec = self.signature.inputs[key]
+            axis, count = (spec.shape or (None,))[0], len(array) if array.ndim else 1
+            if isinstance(axis, int) and axis != count:
+                return [f"{name}: expected {axis} of them, got {count}"]
+            bound = next((dim for dim in spec.dims if dim.name == axis), None)
+            if bound is not None and (problem := bound.problem(count)):
+                return [f"{name}: got {count} of them, and {problem}"]
+        return []
 
     def _may_lack(self, options: Options) -> bool:
         """Whether a caller may leave out what a stage takes, since its inputs have defaults."""
