@@ -21,7 +21,7 @@ BENCH_ENVIRONMENT = $(BENCH_VENV)/.made-by-$(notdir $(PYTHON))
 BENCH_INSTALLED = $(BENCH_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint suite bench setup clean
+.PHONY: help demo test lint suite bench docs setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(BENCH_INSTALLED) ## The benchmarks, 20 minutes alone on a machine; BENC
 	done; \
 	$(BENCH_VENV)/bin/python benchmarks/render.py; \
 	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi
+
+docs: setup ## The documentation, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 setup: $(INSTALLED) ## Make the environment in $(VENV) and nothing else
 

@@ -4,6 +4,7 @@ from exporter.asset import Asset as Asset
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
+from exporter.comparison import Comparison as Comparison
 from exporter.diagnosis import Report as Report
 from exporter.diagnosis import check as check
 from exporter.drafting import SaveOptions as SaveOptions
@@ -11,6 +12,7 @@ from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
 from exporter.errors import AssetNotFoundError as AssetNotFoundError
+from exporter.errors import AuthenticityError as AuthenticityError
 from exporter.errors import CheckpointError as CheckpointError
 from exporter.errors import CheckpointExistsError as CheckpointExistsError
 from exporter.errors import CheckpointNotFoundError as CheckpointNotFoundError
@@ -37,13 +39,14 @@ from exporter.runtime.functions import LoadedFunction as LoadedFunction
 from exporter.runtime.functions import LoadedSignature as LoadedSignature
 from exporter.runtime.model import LoadedModel as LoadedModel
 from exporter.saving import save as save
+from exporter.signing import check_signature as check_signature
+from exporter.signing import sign as sign
 from exporter.staging.functions import Function as Function
 from exporter.staging.functions import function as function
 from exporter.staging.tracing import ConcreteFunction as ConcreteFunction
 from exporter.variable import Variable as Variable
-from exporter.verification import Comparison as Comparison
-from exporter.verification import SampleResult as SampleResult
-from exporter.verification import VerificationReport as VerificationReport
+from exporter.verdicts import SampleResult as SampleResult
+from exporter.verdicts import VerificationReport as VerificationReport
 from exporter.verification import verify as verify
 from signatures.errors import BindError as BindError
 from signatures.errors import ExporterError as ExporterError

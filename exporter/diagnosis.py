@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from exporter.display import card, card_of, lines, quiet
 from exporter.drafting import DEFAULT_OPTIONS, SaveOptions
 from exporter.errors import Problem
 from exporter.resolution import Signatures
@@ -52,6 +53,19 @@ class Report:
         errors = sum(problem.is_error for problem in self.problems)
         first = self._summary() if self.ok else f"{_counted(errors, 'thing')} in the way of saving."
         return "\n\n".join([first, *_paragraphs(self.problems)])
+
+    @quiet
+    def __repr__(self) -> str:
+        first, *rest = str(self).splitlines()
+        return lines(f"Report: {first}", filter(None, rest))
+
+    @card_of
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.function or "the object", one.kind, one.message, one.remedy or "")
+            for one in self.problems
+        ]
+        return card(str(self).partition("\n")[0], ("Function", "Kind", "What", "What to do"), rows)
 
     def _summary(self) -> str:
         size = f"{_counted(self.variables, 'variable')} of {self.variable_bytes:,} bytes"

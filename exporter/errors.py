@@ -13,7 +13,8 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already
 │   ├── FormatVersionError                               written in a format we do not read
-│   └── UnsafeProgramError                               a program calls unknown native code
+│   ├── UnsafeProgramError                               a program calls unknown native code
+│   └── AuthenticityError                                it is not what the holder of a key signed
 ├── CheckpointError                 (ValueError)         a checkpoint cannot be written or read
 │   ├── CheckpointExistsError       (FileExistsError)    the step is there already
 │   ├── CheckpointNotFoundError     (FileNotFoundError)  there is no checkpoint at the path
@@ -228,6 +229,10 @@ class UnknownPartError(ExporterError, LookupError):
     def __init__(self, message: str, known: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.known = tuple(known)
+
+
+class AuthenticityError(ArtifactError):
+    """An artifact is not what the holder of a key signed, or cannot be signed."""
 
 
 class VerificationError(ExporterError, AssertionError):

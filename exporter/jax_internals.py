@@ -115,7 +115,7 @@ def exported_module(
         module = _read(_to_bytecode(module)) if kept else module
         with module.context:
             found = _operations(module)
-            _call_new_composites(found.get("stablehlo.composite", ()))
+            call_new_composites(found.get("stablehlo.composite", ()))
             _forget_meshes(module, found)
     if not keep_locations:
         with module.context:
@@ -195,7 +195,7 @@ def _dialects(names: Iterable[str]) -> set[str]:
 _KNOWN_COMPOSITES = frozenset({"chlo.erf", "chlo.top_k"})
 
 
-def _call_new_composites(composites: Iterable[ir.Operation]) -> None:
+def call_new_composites(composites: Iterable[ir.Operation]) -> None:
     """Call the function that defines an operation, where older readers lack the operation.
 
     A composite names an operation and a function that computes the same. Readers of JAX 0.10 fall
@@ -465,7 +465,7 @@ class ProgramFacts:
 
 
 # The dialects of a portable program. The operations of any other could do anything.
-_DIALECTS = frozenset({"builtin", "func", "stablehlo", "sdy"})
+DIALECTS = frozenset({"builtin", "func", "stablehlo", "sdy"})
 
 
 def program_facts(bytecode: bytes) -> ProgramFacts:
@@ -524,7 +524,7 @@ def _facts(module: Module, others: frozenset[str]) -> ProgramFacts:
     with module.context:
         found = _operations(module)
         names = found.keys() - others
-        foreign = [name for name in names if not _dialects((name,)) <= _DIALECTS]
+        foreign = [name for name in names if not _dialects((name,)) <= DIALECTS]
         if foreign:
             shown = ", ".join(map(repr, sorted(foreign)))
             raise ValueError(f"it has operations that are not StableHLO: {shown}.")

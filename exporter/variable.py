@@ -16,8 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from exporter.display import card, card_of, code, quiet
+from exporter.distribution import Distribution, drawing
+from exporter.distribution import facts as facts_of
 from exporter.errors import StateError, UntrackedVariableError
 from exporter.keys import from_words
+from exporter.markup import Markup, element, fragment
 from signatures.binding import convert
 from signatures.dtypes import DType, KeyType
 from signatures.errors import BindError
@@ -25,6 +29,13 @@ from signatures.spec import TensorSpec, storage_shape
 
 # How many variables a message names.
 _MAX_SHOWN = 6
+
+# An array with more elements is shown by its corners, and one with more axes by its type.
+_MAX_ELEMENTS = 100
+_MAX_AXES = 4
+
+# Of an array with more elements a notebook shows no histogram: they would come from a device.
+_MAX_FETCHED = 2**20
 
 
 class _Reach(frozenset[int]):
@@ -130,7 +141,13 @@ class Variable(NDArrayOperatorsMixin):
         self._check_reach()
         self._check_level()
         old = self._value
-        array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
+        if isinstance(new, np.ndarray) and new.dtype != array.dtype and _is_changed(new, array):
+            raise StateError(
+                f"{self._title()} cannot be assigned {new.dtype.name}{list(new.shape)} with values "
+                f"that {array.dtype.name} does not have."
+            )
         if array.shape != old.shape or array.dtype != old.dtype:
             raise StateError(
                 f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
@@ -282,10 +299,42 @@ class Variable(NDArrayOperatorsMixin):
     def __format__(self, spec: str) -> str:
         return format(self.value, spec)
 
+    @quiet
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""
         frozen = "" if self.trainable else ", trainable=False"
-        return f"Variable({self._value!r}{frozen}{name})"
+        return f"Variable({_shown(self._value)}{frozen}{name})"
+
+    @card_of
+    def _repr_html_(self) -> str:
+        facts = [self.name or self._label, self.collection]
+        facts += [] if self.trainable else ["not trainable"]
+        title = fragment("Variable ", code(_type(self._value)))
+        return card(title, note=fragment(", ".join(filter(None, facts)), _values(self._value)))
+
+
+def _shown(held: object) -> str:
+    """The array as text that fits a screen, or its type where it has no values to show."""
+    if isinstance(held, jax.Array) and not isinstance(held, jax.core.Tracer):
+        if held.is_deleted():
+            return f"{_type(held)}, deleted"
+        if held.ndim > _MAX_AXES:
+            return _type(held)
+    with np.printoptions(threshold=_MAX_ELEMENTS, edgeitems=3):
+        return repr(held)
+
+
+def _values(held: object) -> Markup | None:
+    """How the values are distributed, if they are here and not too many to fetch."""
+    if not isinstance(held, jax.Array) or isinstance(held, jax.core.Tracer):
+        return None
+    is_key = jnp.issubdtype(held.dtype, jax.dtypes.prng_key)
+    if is_key or not held.is_fully_addressable or held.size > _MAX_FETCHED:
+        return None
+    found = Distribution.of(np.asarray(held).reshape(-1))
+    return fragment(
+        element("div", drawing(found)), element("div", facts_of(found, found.looked_at))
+    )
 
 
 def _type(array: jax.Array) -> str:
@@ -401,6 +450,14 @@ def set_all(variables: Sequence[Variable], values: Sequence[jax.Array]) -> None:
     """Assign many likewise, of which nobody watches the changes. There may be more values."""
     for variable, value in zip(variables, values, strict=False):
         variable._value = value  # noqa: SLF001  # this file's own
+
+
+def _is_changed(wide: np.ndarray, narrow: jax.Array) -> bool:
+    """Whether more than digits are lost where JAX makes 32 bits of 64."""
+    found = np.asarray(narrow)
+    if wide.dtype.kind in "iu":
+        return not np.array_equal(wide, found)
+    return not np.array_equal(np.isfinite(wide), np.isfinite(found))
 
 
 class Changes:

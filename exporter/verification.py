@@ -1,18 +1,13 @@
-"""Whether a saved model still computes what the original did: its golden samples, run again.
+"""Whether a saved model is intact, fits this machine, and still computes what the original did.
 
-How far results may differ: another machine, compiler or number of threads adds in another order
-and fuses other operations, so floats differ in their last digits, and a long computation loses more
-of them. By default two thirds of the digits of the output's dtype must agree, `eps ** (2 / 3)`
-relative to the expected element: 2.4e-5 for float32, 1e-2 for float16, 4e-2 for bfloat16, 4e-11 for
-float64. Where terms cancel, what is left is small and the error is not; so as much is allowed
-relative to the median magnitude of the elements that are not zero. (The largest would let a single
--1e9 of a mask hide every other error.) GPUs and TPUs multiply float32 matrices with fewer digits
-unless told otherwise: raise `jax_default_matmul_precision` there, or pass a tolerance of 1e-2.
+Each part of an artifact is judged by itself, so that one report has all that is wrong. A part rests
+on others: variables are read from files, and samples need the programs and the variables. What
+cannot be judged for that reason says so.
 """
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,125 +15,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from exporter.artifact.records import SampleArrayRecord
-from exporter.errors import ArtifactError, VerificationError
+from exporter.artifact.layout import MANIFEST, VARIABLES, unrecorded_files
+from exporter.artifact.layout import verify as verify_files
+from exporter.artifact.manifest import read as read_manifest
+from exporter.artifact.programs import read_program
+from exporter.artifact.records import Manifest, SampleRecord, replace
+from exporter.artifact.variables import read_variables
+from exporter.comparison import compare
+from exporter.errors import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    AuthenticityError,
+    FormatVersionError,
+    IncompatibleRuntimeError,
+    OptionError,
+)
+from exporter.jax_internals import ProgramReader
 from exporter.keys import from_words, to_words
 from exporter.loading import load
+from exporter.progress import Progress, steps
+from exporter.runtime.compat import check_program, check_runtime
 from exporter.runtime.concrete import LoadedConcrete
+from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
+from exporter.runtime.placement import placement_of
+from exporter.signing import check_signature
+from exporter.verdicts import Part, PartName, SampleResult, VerificationReport
 from signatures.binding import bind_values
-from signatures.dtypes import KeyType, as_dtype
+from signatures.dtypes import as_dtype
 from signatures.errors import BindError
 
+_BESIDE_THE_MANIFEST: tuple[PartName, ...] = ("files", "programs", "variables", "samples")
+
 
 @dataclass(frozen=True)
-class Comparison:
-    """One output of one sample, compared by element.
+class _Subject:
+    """What is judged, and how.
 
     Attributes:
-      output: its name.
-      dtype: its dtype.
-      shape: the shape that was expected.
-      size: how many elements there are.
-      wrong: how many of them are not within the tolerance.
-      largest: the largest difference between two numbers, 0 if all are equal, and infinite if one
-        of them is not finite and the other is not the same.
-      first: the position of the first element that is wrong, or `None`.
-      expected: what the original returned there.
-      found: what was returned there now.
-      rtol: the tolerance relative to the expected element.
+      folder: the artifact.
+      manifest: what it says.
+      damage: what is wrong with its files, by their paths.
+      device: where it is to run, as `load` takes it.
+      custom_calls: the native functions that its programs may call.
+      rtol: in place of the tolerance of a dtype, relative to the expected element.
       atol: the tolerance beside it.
-      problem: what keeps the arrays from being compared, or `None`.
+      progress: is told how far the judging has come.
     """
 
-    output: str
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-    wrong: int
-    largest: float
-    first: tuple[int, ...] | None
-    expected: object
-    found: object
-    rtol: float
-    atol: float
-    problem: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether every element is within the tolerance."""
-        return not self.wrong and self.problem is None
-
-    def __str__(self) -> str:
-        kind = f"{self.output}: {self.dtype}[{', '.join(map(str, self.shape))}]"
-        if self.problem:
-            return f"{kind}: {self.problem}"
-        if self.ok:
-            return f"{kind}: {'equal' if self.largest == 0 else f'within {self.largest:.3g}'}"
-        place = f"[{', '.join(map(str, self.first or ()))}]"
-        return (
-            f"{kind}: {self.wrong:,} of {self.size:,} elements are wrong, the largest difference "
-            f"is {self.largest:.3g}; first at {place}: expected {self.expected}, got {self.found} "
-            f"(rtol {self.rtol:.2g}, atol {self.atol:.2g})"
-        )
-
-
-@dataclass(frozen=True)
-class SampleResult:
-    """One sample, run again.
-
-    Attributes:
-      name: the signature, or the path of the function.
-      number: its position among the samples of the artifact.
-      comparisons: one for each output.
-    """
-
-    name: str
-    number: int
-    comparisons: tuple[Comparison, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every output is as it was."""
-        return all(one.ok for one in self.comparisons)
-
-    def __str__(self) -> str:
-        lines = [f"sample {self.number} of {self.name}: {'ok' if self.ok else 'FAILED'}"]
-        return "\n".join([*lines, *(f"  {one}" for one in self.comparisons)])
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """Every sample of an artifact, run again. It prints well.
-
-    Attributes:
-      path: the artifact.
-      platform: where it was run.
-      samples: the results, in the order in which the samples were taken.
-    """
-
-    path: Path
-    platform: str
-    samples: tuple[SampleResult, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every output of every sample is as it was."""
-        return all(one.ok for one in self.samples)
-
-    def raise_if_failed(self) -> None:
-        """Nothing if all is as it was.
-
-        Raises:
-          VerificationError: with this report, if it is not.
-        """
-        if not self.ok:
-            raise VerificationError(str(self), self)
-
-    def __str__(self) -> str:
-        failed = sum(not one.ok for one in self.samples)
-        what = f"{failed} of {len(self.samples)} samples FAILED" if failed else "all samples agree"
-        return "\n".join([f"{self.path} on {self.platform}: {what}", *map(str, self.samples)])
+    folder: Path
+    manifest: Manifest
+    damage: Mapping[str, str]
+    device: jax.Device | str | None
+    custom_calls: Sequence[str]
+    rtol: float | None
+    atol: float | None
+    progress: Progress | None
 
 
 def verify(
@@ -147,57 +79,246 @@ def verify(
     device: jax.Device | str | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    custom_calls: Sequence[str] = (),
+    key: str | os.PathLike[str] | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> VerificationReport:
-    """Run the samples of an artifact and compare the results with those of the original.
+    """Judge each part of an artifact: its files, its programs, its variables and its samples.
 
-    They run in the order in which they were taken, on variables as they were saved. Nothing is
-    changed in the artifact or in another loaded model. Integers, flags and random keys must be
-    equal; NaN equals NaN, and an infinity itself. For floats see the top of `verification.py`.
+    The digest of every file is computed. Every program is read and compared with what the manifest
+    says of it and with what this JAX and this machine can run. The variables are loaded. Samples
+    run in the order in which they were taken, on variables as they were saved, and the results are
+    compared with those of the original. Integers, flags and random keys must be equal; NaN equals
+    NaN, and an infinity itself. Floats must agree in two thirds of the digits of their dtype
+    (2.4e-5 for float32, 4e-2 for bfloat16), relative to the expected element or to the median
+    magnitude of all. GPUs and TPUs multiply float32 matrices with fewer digits unless
+    `jax_default_matmul_precision` is raised: pass `rtol=1e-2` there.
+
+    Nothing is changed in the artifact or in another loaded model. What is wrong is in the report,
+    as far as it can be told: if a program is damaged, no sample is run.
 
     Args:
-      path: an artifact that was saved with `samples=`.
+      path: an artifact. Without samples, saved with `samples=`, no result is compared.
       device: where to run: a device, or the name of a platform for its first one.
       rtol: the tolerance relative to the expected element, in place of the one of its dtype.
       atol: the tolerance beside it, in place of `rtol` times the median magnitude.
+      custom_calls: as for `load`.
+      key: the public key of whoever signed the artifact, as a PEM file. Where its signature does
+        not fit, nothing else is judged and nothing is run.
+      signature: the file with the signature, by default the path of the folder followed by `.sig`.
+      progress: called with `files`, `programs` or `samples`, how many of them are done, and how
+        many there are.
 
     Returns:
-      A report. `report.ok` says whether all agree, and `report.raise_if_failed()` raises if not.
+      A report. `report.ok` says whether all is well, and `report.raise_if_failed()` raises if not.
 
     Raises:
-      ArtifactError: if the artifact has no samples, or cannot be loaded.
-      IncompatibleRuntimeError: if this machine cannot run it.
+      ArtifactNotFoundError: if there is no artifact at `path`.
+      FormatVersionError: if it is of a format that this version does not read.
+      PlacementError: if there is no such device.
+      OptionError: if `key` is no public key, or there is a `signature` without one.
     """
-    model = load(path, device=device)
-    origin: Origin = model.__dict__["__origin__"]
-    if not origin.manifest.samples:
-        raise ArtifactError(
-            f"{path} has no samples to verify it with. Save it with samples=, a list of inputs."
-        )
-    place = jax.devices(device)[0] if isinstance(device, str) else device
-    with jax.default_device(place) if place else contextlib.nullcontext():
-        results = tuple(
-            _run(origin, number, rtol, atol) for number in range(len(origin.manifest.samples))
-        )
-    platform = place.platform if place else jax.default_backend()
-    return VerificationReport(Path(path), platform, results)
-
-
-def _run(origin: Origin, number: int, rtol: float | None, atol: float | None) -> SampleResult:
-    record = origin.manifest.samples[number]
-    inputs, expected = origin.sample(record).arrays()
-    values = [
-        from_words(jnp.asarray(array), as_dtype(tensor.dtype))
-        for tensor, array in zip(record.inputs, inputs, strict=True)
-    ]
-    concrete = origin.concrete[record.concrete]
+    folder = Path(path)
+    place = _place(device)
+    platform = jax.default_backend() if place is None else place.platform
+    signer = _signer(folder, key, signature)
+    if signer and signer[0].state == "failed":
+        reason = "not judged, for nobody knows who it is from"
+        unjudged = tuple(Part(name, "none", reason) for name in ("manifest", *_BESIDE_THE_MANIFEST))
+        return VerificationReport(folder, platform, (*signer, *unjudged))
     try:
-        outputs = _call(concrete, values)
-    except Exception as error:
-        error.add_note(f"This happened while sample {number} of {record.name} was run.")
+        manifest = read_manifest(folder)
+    except (ArtifactNotFoundError, FormatVersionError):
         raise
-    found = [np.asarray(to_words(output)) for output in outputs]
+    except ArtifactError as error:
+        return VerificationReport(folder, platform, (*signer, *_without_manifest(error)))
+    damage = _damage(folder, manifest, progress)
+    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
+    subject = _Subject(folder, manifest, damage, device, vouched, rtol, atol, progress)
+    programs = _programs(subject)
+    model, variables = _variables(subject, programs)
+    with jax.default_device(place) if place is not None else contextlib.nullcontext():
+        samples, results = _samples(subject, model)
+    parts = (
+        *signer,
+        Part("manifest", "ok", f"format {manifest.format_version}, as it was written"),
+        _files(subject),
+        programs,
+        variables,
+        samples,
+    )
+    extra = unrecorded_files(folder, manifest.files)
+    return VerificationReport(folder, platform, parts, results, extra)
+
+
+def _place(device: jax.Device | str | None) -> jax.Device | None:
+    rest = placement_of((), device=device).rest
+    return None if rest is None else next(iter(rest.device_set))
+
+
+def _signer(
+    folder: Path,
+    key: str | os.PathLike[str] | None,
+    signature: str | os.PathLike[str] | None,
+) -> tuple[Part, ...]:
+    """Whether the folder is what was signed, or no part if nobody asks."""
+    if key is None:
+        if signature is not None:
+            raise OptionError("signature= needs key=, the public key of whoever signed.")
+        return ()
+    try:
+        file = check_signature(folder, key, signature)
+    except AuthenticityError as error:
+        return (Part("signer", "failed", "the signature does not fit", (_told(error),)),)
+    return (Part("signer", "ok", f"{file} was signed with the key of {key}"),)
+
+
+def _without_manifest(error: ArtifactError) -> tuple[Part, ...]:
+    return (
+        Part("manifest", "failed", f"{MANIFEST} cannot be used", (_told(error),)),
+        *(
+            Part(name, "none", "not judged, only the manifest tells what should be there")
+            for name in _BESIDE_THE_MANIFEST
+        ),
+    )
+
+
+def _damage(folder: Path, manifest: Manifest, progress: Progress | None) -> dict[str, str]:
+    found = {}
+    for record in steps(manifest.files, "files", progress):
+        try:
+            verify_files(folder, [record])
+        except ArtifactError as error:
+            found[record.path] = _told(error)
+    return found
+
+
+def _files(subject: _Subject) -> Part:
+    files = subject.manifest.files
+    if not files:
+        return Part("files", "none", "there are none beside the manifest")
+    size = sum(record.size for record in files)
+    if subject.damage:
+        detail = f"{len(subject.damage)} of {len(files)} damaged"
+        return Part("files", "failed", detail, tuple(subject.damage.values()))
+    return Part("files", "ok", f"{len(files)} of {size:,} bytes, each with its digest")
+
+
+def _programs(subject: _Subject) -> Part:
+    programs = subject.manifest.programs
+    if not programs:
+        return Part("programs", "none", "there are none")
+    problems = (*_unsuited(subject), *_unreadable(subject))
+    here = f"JAX {jax.__version__} on {jax.default_backend()}"
+    if problems:
+        return Part(
+            "programs", "failed", f"not all of {len(programs)} can be used by {here}", problems
+        )
+    return Part("programs", "ok", f"{len(programs)} suit {here}")
+
+
+def _unsuited(subject: _Subject) -> list[str]:
+    """Why programs cannot run here: of the artifact as a whole, unless only some of them cannot."""
+    found = {}
+    for record in subject.manifest.programs:
+        alone = replace(subject.manifest, programs=[record], platforms=record.platforms)
+        try:
+            check_runtime(alone, subject.folder / record.file)
+        except IncompatibleRuntimeError as error:
+            found[record.file] = _told(error)
+    if 0 < len(found) < len(subject.manifest.programs):
+        return list(found.values())
+    try:
+        check_runtime(subject.manifest, subject.folder)
+    except IncompatibleRuntimeError as error:
+        return [_told(error)]
+    return []
+
+
+def _unreadable(subject: _Subject) -> list[str]:
+    """What is wrong with the programs themselves."""
+    manifest, problems, reader = subject.manifest, [], ProgramReader()
+    sizes = {file.path: file.size for file in manifest.files}
+    for record in steps(manifest.programs, "programs", subject.progress):
+        if record.file in subject.damage:
+            problems.append(f"{record.file} is damaged")
+            continue
+        file = subject.folder / record.file
+        try:
+            bytecode = read_program(subject.folder, record.file, sizes)
+            check_program(
+                bytecode, file, record, manifest.variables, subject.custom_calls, reader=reader
+            )
+        except ArtifactError as error:
+            problems.append(_told(error))
+    return problems
+
+
+def _variables(subject: _Subject, programs: Part) -> tuple[LoadedModel | None, Part]:
+    """The model with its variables, if it can be had, and the verdict on these."""
+    records = subject.manifest.variables
+    below = [path for path in subject.damage if path.startswith(f"{VARIABLES}/")]
+    if below:
+        problems = tuple(f"{path} is damaged" for path in below)
+        return None, Part("variables", "failed", f"the files of {len(records)} differ", problems)
+    model = None
+    try:
+        # The digests of all files are computed already, and a damaged asset keeps nothing from
+        # being called.
+        if programs.state == "failed":
+            places = placement_of(records, device=subject.device).variables
+            read_variables(subject.folder, records, places)
+        else:
+            model = load(
+                subject.folder,
+                device=subject.device,
+                verify=False,
+                custom_calls=subject.custom_calls,
+            )
+    except ArtifactError as error:
+        return None, Part("variables", "failed", "cannot be loaded", (_told(error),))
+    if not records:
+        return model, Part("variables", "none", "there are none")
+    return model, Part("variables", "ok", f"{len(records)} loaded")
+
+
+def _samples(subject: _Subject, model: LoadedModel | None) -> tuple[Part, tuple[SampleResult, ...]]:
+    records = subject.manifest.samples
+    if not records:
+        return Part("samples", "none", "it was saved without samples="), ()
+    if model is None:
+        return Part("samples", "none", "not run, since something they need has failed"), ()
+    origin: Origin = model.__dict__["__origin__"]
+    results = []
+    for number, record in enumerate(steps(records, "samples", subject.progress)):
+        if record.file in subject.damage:
+            problem = f"{record.file} is damaged"
+            results.append(SampleResult(record.name, number, (), problem))
+        else:
+            results.append(_run(subject, origin, record, number))
+    wrong = [one for one in results if not one.ok]
+    if wrong:
+        problems = tuple(f"sample {one.number} of {one.name}" for one in wrong)
+        return Part("samples", "failed", f"{len(wrong)} of {len(results)} wrong", problems), (
+            *results,
+        )
+    return Part("samples", "ok", f"{len(results)} agree"), (*results,)
+
+
+def _run(subject: _Subject, origin: Origin, record: SampleRecord, number: int) -> SampleResult:
+    try:
+        inputs, expected = origin.sample(record).arrays()
+        values = [
+            from_words(jnp.asarray(array), as_dtype(tensor.dtype))
+            for tensor, array in zip(record.inputs, inputs, strict=True)
+        ]
+        outputs = _call(origin.concrete[record.concrete], values)
+        found = [np.asarray(to_words(output)) for output in outputs]
+    except Exception as error:  # noqa: BLE001  # a program that runs may fail in any way
+        return SampleResult(record.name, number, (), f"{type(error).__name__}: {_told(error)}")
     triples = zip(record.outputs, expected, found, strict=True)
-    compared = tuple(compare(*triple, rtol=rtol, atol=atol) for triple in triples)
+    compared = tuple(compare(*triple, rtol=subject.rtol, atol=subject.atol) for triple in triples)
     return SampleResult(record.name, number, compared)
 
 
@@ -209,75 +330,8 @@ def _call(concrete: LoadedConcrete, values: Sequence[object]) -> list[object]:
     return concrete.run(bound.values, list(concrete.signature.inputs), refuse)
 
 
-def compare(
-    tensor: SampleArrayRecord,
-    expected: np.ndarray,
-    found: np.ndarray,
-    *,
-    rtol: float | None = None,
-    atol: float | None = None,
-) -> Comparison:
-    """One plain array with the one that it should be."""
-    if isinstance(as_dtype(tensor.dtype), KeyType):
-        rtol, atol = 0.0, 0.0
-    problem = None
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        problem = (
-            f"expected {expected.dtype.name}{list(expected.shape)}, got "
-            f"{found.dtype.name}{list(found.shape)}"
-        )
-        found = expected
-    relative, beside = _tolerances(expected, rtol, atol)
-    difference, wrong = _differences(expected, found, relative, beside)
-    first = np.unravel_index(int(np.argmax(wrong)), wrong.shape) if wrong.any() else None
-    return Comparison(
-        output=tensor.name,
-        dtype=tensor.dtype,
-        shape=tuple(tensor.shape),
-        size=expected.size,
-        wrong=int(wrong.sum()),
-        largest=float(difference.max(initial=0.0)),
-        first=None if first is None else tuple(int(axis) for axis in first),
-        expected=None if first is None else expected[first].item(),
-        found=None if first is None else found[first].item(),
-        rtol=relative,
-        atol=beside,
-        problem=problem,
-    )
-
-
-def _tolerances(
-    expected: np.ndarray, rtol: float | None, atol: float | None
-) -> tuple[float, float]:
-    if not jnp.issubdtype(expected.dtype, np.inexact):
-        return 0.0, 0.0
-    eps = float(jnp.finfo(expected.dtype).eps)  # type: ignore[no-untyped-call]  # JAX's
-    relative = eps ** (2 / 3) if rtol is None else float(rtol)
-    if atol is not None:
-        return relative, float(atol)
-    magnitudes = np.abs(_wide(expected))
-    counted = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
-    return relative, relative * float(np.median(counted)) if counted.size else 0.0
-
-
-def _differences(
-    expected: np.ndarray, found: np.ndarray, rtol: float, atol: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The difference of each element, and whether it is too large."""
-    same = expected == found
-    one, other = _wide(expected), _wide(found)
-    same |= np.isnan(one) & np.isnan(other)
-    with np.errstate(all="ignore"):
-        difference = np.where(same, 0.0, np.abs(one - other))
-        difference = np.where(np.isnan(difference), np.inf, difference)
-        allowed = atol + rtol * np.abs(one)
-    if rtol == atol == 0:
-        return difference, ~same
-    close = np.isfinite(difference) & (difference <= allowed)
-    return difference, ~(same | close)
-
-
-def _wide(array: np.ndarray) -> np.ndarray:
-    """The same with 64-bit floats, or pairs of them, in which differences lose nothing."""
-    wide = np.complex128 if jnp.issubdtype(array.dtype, np.complexfloating) else np.float64
-    return array.astype(wide)
+def _told(error: Exception) -> str:
+    """An error as one line: its problems if it lists them, which name the files."""
+    problems = getattr(error, "problems", ())
+    lines = problems or str(error).splitlines()
+    return " ".join(line.strip() for line in lines)

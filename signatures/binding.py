@@ -36,9 +36,10 @@ class Bound:
 def bind(signature: Signature, args: Sequence[object], kwargs: Mapping[str, object]) -> Bound:
     """The arrays of a call by keyword, or of one positional value where there is one input.
 
-    >>> double = Signature("double", {"x": TensorSpec(("n",), "float32")}, {})
-    >>> bind(double, (), {"x": [1, 2, 3]})
-    Bound(values=(array([1., 2., 3.], dtype=float32),), sizes={'n': 3})
+    Examples:
+      >>> double = Signature("double", {"x": TensorSpec(("n",), "float32")}, {})
+      >>> bind(double, (), {"x": [1, 2, 3]})
+      Bound(values=(array([1., 2., 3.], dtype=float32),), sizes={'n': 3})
 
     Raises:
       BindError: naming every input that is missing, unknown or does not fit.

@@ -17,9 +17,10 @@ class Signature:
 
     It knows no file, no device and no JAX, so a client can read one anywhere.
 
-    >>> image = TensorSpec(("batch", 64), "float32")
-    >>> print(Signature("embed", {"image": image}, {"output_0": TensorSpec(("batch", 8))}))
-    embed(image: float32[batch, 64]) -> (output_0: float32[batch, 8])
+    Examples:
+      >>> image = TensorSpec(("batch", 64), "float32")
+      >>> print(Signature("embed", {"image": image}, {"output_0": TensorSpec(("batch", 8))}))
+      embed(image: float32[batch, 64]) -> (output_0: float32[batch, 8])
 
     Attributes:
       name: what the callable is called, for error messages.

@@ -28,8 +28,9 @@ MAX_AXES = 64
 class Dim:
     """A named axis with bounds, the same size wherever its name stands in a signature.
 
-    >>> Dim("batch", max=256, multiple_of=8)
-    Dim('batch', max=256, multiple_of=8)
+    Examples:
+      >>> Dim("batch", max=256, multiple_of=8)
+      Dim('batch', max=256, multiple_of=8)
 
     Attributes:
       name: a letter, then letters, digits and underscores.
@@ -71,8 +72,9 @@ class Dim:
     def problem(self, size: int) -> str | None:
         """Why `size` is not allowed, or `None` if it is.
 
-        >>> Dim("batch", max=256, multiple_of=8).problem(300)
-        'batch is at most 256 and a multiple of 8'
+        Examples:
+          >>> Dim("batch", max=256, multiple_of=8).problem(300)
+          'batch is at most 256 and a multiple of 8'
         """
         broken = " and ".join(
             text
@@ -97,11 +99,12 @@ class Dim:
 class TensorSpec:
     """What one array must be.
 
-    >>> spec = TensorSpec(("batch", 64), "float32", name="image")
-    >>> print(spec)
-    float32[batch, 64]
-    >>> spec == TensorSpec.parse("float32[batch, 64]", name="image")
-    True
+    Examples:
+      >>> spec = TensorSpec(("batch", 64), "float32", name="image")
+      >>> print(spec)
+      float32[batch, 64]
+      >>> spec == TensorSpec.parse("float32[batch, 64]", name="image")
+      True
 
     Attributes:
       shape: for each axis a size, a name or an expression of names as text, or `None` for an
@@ -126,7 +129,7 @@ class TensorSpec:
         *,
         max_rank: int = DEFAULT_MAX_RANK,
     ) -> None:
-        """See the class.
+        """The spec of an array, from what its attributes say.
 
         Raises:
           SpecError: if an axis, the dtype, the name or the rank cannot be.
@@ -168,9 +171,10 @@ class TensorSpec:
     def of(cls, array: object, name: str | None = None) -> "TensorSpec":
         """The spec that exactly describes an array, or anything with a shape and a dtype.
 
-        >>> import numpy as np
-        >>> print(TensorSpec.of(np.zeros((2, 3), np.int8)))
-        int8[2, 3]
+        Examples:
+          >>> import numpy as np
+          >>> print(TensorSpec.of(np.zeros((2, 3), np.int8)))
+          int8[2, 3]
 
         Symbolic axes of JAX become expressions; the constraints of their scope are left behind.
 
@@ -232,8 +236,9 @@ class TensorSpec:
     def evaluate(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape for given sizes of the named dimensions, without free axes.
 
-        >>> TensorSpec(("n", "2*n + 1")).evaluate({"n": 3})
-        (3, 7)
+        Examples:
+          >>> TensorSpec(("n", "2*n + 1")).evaluate({"n": 3})
+          (3, 7)
 
         An axis that no array can have for these sizes may come out negative.
 

@@ -21,6 +21,10 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 _CACHE = tempfile.TemporaryDirectory(prefix="exporter-tests-cache-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
+# Whether a command prints colours is for its own tests to say.
+for name in ("FORCE_COLOR", "NO_COLOR"):
+    os.environ.pop(name, None)
+
 ROOT = Path(__file__).parents[1]
 
 # What a model's own code and its framework are, a process that loads it must not need.

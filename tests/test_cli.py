@@ -21,10 +21,14 @@ import exporter
 from exporter import Dim, TensorSpec, Variable
 from exporter.artifact import manifest as manifest_file
 from exporter.cli import main, one_line
-from exporter.cli.arrays import check_files, read_values, storable
+from exporter.cli.arrays.outputs import check_files, storable
+from exporter.cli.arrays.sources import FORMS
+from exporter.cli.arrays.words import read_values
+from exporter.cli.check import PLATFORMS
 from exporter.errors import ArtifactError
 from exporter.runtime.describe import describe
 from exporter.runtime.summary import summarise
+from exporter.staging.lowering import ALL_PLATFORMS
 from signatures.errors import BindError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +201,49 @@ def test_show_does_not_need_the_programs_and_variables(here, capsys, artifacts):
     Path("bare").mkdir()
     Path("bare/saved_model.json").write_bytes((artifacts / "one/saved_model.json").read_bytes())
     assert "double" in succeed(capsys, "show", "bare")
+
+
+def test_show_of_one_signature_leaves_the_others_out(here, capsys):
+    shown = succeed(capsys, "show", "digits", "--signature", "double", "--variables")
+    assert shown == (
+        "Signature\n"
+        "  double\n"
+        "    inputs   ids       int32[n]\n"
+        "    outputs  output_0  int32[n]\n\n"
+        "Variables\n"
+        "  none\n"
+    )
+    found = json.loads(succeed(capsys, "show", "digits", "--signature", "double", "--json"))
+    whole = summarise(manifest_file.read(Path("digits")))
+    assert found == {"signatures": {"double": whole["signatures"]["double"]}, "variables": []}
+
+
+def test_show_draws_the_tree(here, capsys):
+    assert succeed(capsys, "show", "one", "--tree").endswith(
+        "\n\nTree\n"
+        "Classifier  52 bytes\n"
+        "├── kernel  float32[3, 4]  48 bytes\n"
+        "├── calls  int32[], not trainable  4 bytes\n"
+        "├── classify(image, scale=2.0)\n"
+        "└── double(ids)\n"
+    )
+    found = json.loads(succeed(capsys, "show", "one", "--tree", "--json"))
+    assert [place["text"] for place in found.pop("tree")][:2] == ["Classifier", "float32[3, 4]"]
+    assert found == summarise(manifest_file.read(Path("one")))
+
+
+def test_show_looks_into_programs(here, capsys):
+    words = ["show", "digits", "--signature", "serving_default", "--programs", "--size", "batch=2"]
+    shown = succeed(capsys, *words)
+    assert "  programs/classify.mlirbc.gz\n    used by     signature serving_default\n" in shown
+    # A product of 2x3 and 3x4, the result times a scale, and a call counted.
+    flops = 2 * 2 * 3 * 4 + 2 * 4 + 1
+    assert f"cost        {flops} FLOP, 248 bytes moved for batch=2\n" in shown
+    (program,) = json.loads(succeed(capsys, *words, "--json"))["programs"]["each"]
+    assert program["cost"]["flops"] == flops
+    assert program["operations"]["stablehlo.dot_general"] == 1
+    assert "double" not in shown
+    assert "give --size batch=N\n" in succeed(capsys, *words[:-2])
 
 
 # Run: inputs.
@@ -590,8 +637,8 @@ def test_random_keys_are_given_by_their_words(here, capsys):
     assert "key: expected uint32[2], got uint32[3]" in message
 
 
-NEITHER = "is neither FILE.npy, nor FILE.npz[KEY], nor JSON: "
-OBJECTS = "holds pickled Python objects, which are never loaded"
+NEITHER = f"is neither {FORMS}, nor JSON: "
+OBJECTS = "holds pickled Python objects, which are never loaded; save arrays of numbers"
 
 
 @pytest.mark.parametrize(
@@ -617,7 +664,10 @@ OBJECTS = "holds pickled Python objects, which are never loaded"
         ("image=pickled.npy", "image: pickled.npy is not a NumPy file"),
         ("image=objects.npy", f"image: objects.npy {OBJECTS}"),
         ("image=objects.npz[one]", f"image: objects.npz {OBJECTS}"),
-        ("image=cut.npz[image]", "image: cut.npz cannot be read: File is not a zip file"),
+        (
+            "image=cut.npz[image]",
+            "image: cut.npz cannot be read: File is not a zip file; write it again",
+        ),
         (
             "image=data.npz",
             "image: data.npz is an archive, write data.npz[KEY] with one of its keys: 'image', "
@@ -748,6 +798,182 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
     assert message == "exporter show: error: no\\u001b[31m. such does not exist."
 
 
+# Check: the only command that runs user code.
+
+MODELS = """
+import types
+import jax
+import exporter
+from exporter import TensorSpec
+
+print("this is no result")
+
+
+class Good:
+    @exporter.function(input_signature=[TensorSpec(("n",), "float32", name="x")])
+    def f(self, x):
+        return x * 2
+
+
+class Calling:
+    @exporter.function(input_signature=[TensorSpec(("n",), "float32", name="x")])
+    def f(self, x):
+        return jax.pure_callback(lambda v: v, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    @property
+    def absurd(self):
+        raise KeyError("none")
+
+
+def build():
+    return Good()
+
+
+def with_size(size):
+    return Good()
+
+
+def failing():
+    raise ValueError("no weights\\nat all")
+
+
+good, calling = Good(), Calling()
+shelf = types.SimpleNamespace(calling=calling)
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A module of models in the current folder, which is imported anew and forgotten after."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("zoo.py").write_text(MODELS)
+    Path("broken.py").write_text("x = 1\n1 / 0\n")
+    Path("wrong.py").write_text("x = (\n")
+    Path("raising.py").write_text("raise ModuleNotFoundError('bring your own')\n")
+    Path("leaving.py").write_text("raise SystemExit('bye')\n")
+    Path("needing.py").write_text("import no_such_package\n")
+    Path("herd").mkdir()
+    Path("herd/__init__.py").write_text("")
+    Path("herd/sheep.py").write_text("from zoo import *\n")
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["zoo:Good", "zoo:good", "zoo:build", "herd.sheep:Good", "zoo:good.__class__"]
+)
+def test_check_takes_a_model_or_what_makes_one(models, capsys, name):
+    assert main(["check", name, "--platform", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    report = exporter.check(sys.modules["zoo"].Good(), platforms=("cpu",))
+    assert out == f"{report}\n"
+    assert err == "this is no result\n"
+
+
+@pytest.mark.parametrize("name", ["zoo:Calling", "zoo:calling", "zoo:shelf.calling"])
+def test_check_says_what_stands_in_the_way(models, capsys, name):
+    assert main(["check", name, "--platform", "cpu", "cuda"]) == 3
+    report = exporter.check(sys.modules["zoo"].Calling(), platforms=("cpu", "cuda"))
+    assert not report.ok
+    assert capsys.readouterr().out == f"{report}\n"
+    assert main(["check", name, "--json", "--platform", "cpu", "cuda"]) == 3
+    assert capsys.readouterr().out == f"{report.to_json()}\n"
+
+
+def test_check_knows_the_platforms_that_saving_knows():
+    assert PLATFORMS == ALL_PLATFORMS
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "zoo",
+            "expected MODULE:OBJECT, got 'zoo'. For the class Net in models.py write models:Net.",
+        ),
+        (
+            ":x",
+            "expected MODULE:OBJECT, got ':x'. For the class Net in models.py write models:Net.",
+        ),
+        ("zo0:x", "there is no module 'zo0'. Did you mean 'zoo'?"),
+        (
+            "far.away:x",
+            "there is no module 'far'. There are: broken, herd, leaving, needing, raising, wrong, "
+            "zoo.",
+        ),
+        ("herd.ship:x", "there is no module 'herd.ship'. Did you mean 'sheep'?"),
+        ("herd.cow:x", "there is no module 'herd.cow'. There are in 'herd': sheep."),
+        ("herd:cow", "module 'herd' has no 'cow'. There is none."),
+        ("zoo:god", "module 'zoo' has no 'god'. Did you mean 'good'?"),
+        (
+            "zoo:x",
+            "module 'zoo' has no 'x'. There are: Calling, Good, TensorSpec, build, calling, "
+            "failing, good, shelf, with_size.",
+        ),
+        ("zoo:shelf.x", "'shelf' of module 'zoo' has no 'x'. There are: calling."),
+        (
+            "zoo:calling.absurd",
+            "'calling' of module 'zoo' gives no 'absurd': it raises KeyError at zoo.py:23: 'none'.",
+        ),
+        (
+            "zoo:with_size",
+            "zoo:with_size cannot be called without arguments: missing a required argument: "
+            "'size'. Name a function that makes the model and needs none.",
+        ),
+        (
+            "zoo:failing",
+            "zoo:failing makes no model: it raises ValueError at zoo.py:35: no weights.",
+        ),
+        (
+            "broken:x",
+            "module 'broken' cannot be imported: it raises ZeroDivisionError at broken.py:2: "
+            "division by zero.",
+        ),
+        (
+            "leaving:x",
+            "module 'leaving' cannot be imported: it raises SystemExit at leaving.py:1: bye.",
+        ),
+        (
+            "raising:x",
+            "module 'raising' cannot be imported: it raises ModuleNotFoundError at raising.py:1: "
+            "bring your own.",
+        ),
+        (
+            "needing:x",
+            "module 'needing' cannot be imported: it imports 'no_such_package' at needing.py:1, "
+            "which is not installed.",
+        ),
+    ],
+)
+def test_a_name_that_leads_to_no_model_is_refused(models, capsys, name, message):
+    assert main(["check", name]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.removeprefix("this is no result\n") == f"exporter check: error: {message}\n"
+
+
+def test_a_module_that_is_not_python_is_named_with_its_line(models, capsys):
+    assert "SyntaxError at wrong.py:1: " in fail(capsys, "check", "wrong:x")
+
+
+# Compile.
+
+
+def test_compile_prints_what_was_compiled_as_json(here, capsys):
+    words = ["compile", "one", "--size", "n=1,2", "--cache", "kept", "--json"]
+    found = json.loads(succeed(capsys, *words))
+    assert [(one["signature"], one["outcome"]) for one in found["compiled"]] == [
+        ("double", "kept")
+    ] * 2
+    again = json.loads(succeed(capsys, *words))
+    assert [one["outcome"] for one in again["compiled"]] == ["found"] * 2
+    assert again["cache"] == found["cache"]
+    assert again["left_out"] == {}
+
+
 # Words that are no command.
 
 
@@ -758,7 +984,11 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
         (
             ["shw"],
             "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
-            "verify, compile)",
+            "verify, compile, diff, check, scan, sign); did you mean 'show'?",
+        ),
+        (
+            ["show", "a", "--size", "n=1"],
+            "exporter show: error: --size is for the costs that --programs or a page tells",
         ),
         (["show"], "exporter show: error: the following arguments are required: DIR"),
         (["show", "a", "b"], "exporter: error: unrecognized arguments: b"),
@@ -775,6 +1005,38 @@ def test_escapes_in_names_do_not_reach_the_terminal(here, capsys):
             ["run", "a", "--json", "--out", "b"],
             "exporter run: error: --json prints the outputs and --out writes them: choose one",
         ),
+        (
+            ["run", "a", "--benchmark", "1", "--out", "b"],
+            "exporter run: error: --benchmark prints how long calls take and --out writes outputs: "
+            "choose one",
+        ),
+        (
+            ["run", "a", "--benchmark", "0"],
+            "exporter run: error: argument --benchmark: expected at least 1",
+        ),
+        (
+            ["run", "a", "--warmup", "1"],
+            "exporter run: error: --warmup is for the calls of --benchmark",
+        ),
+        (
+            ["run", "a", "--random", "--sample"],
+            "exporter run: error: --random and --sample both make the inputs: choose one",
+        ),
+        (
+            ["run", "a", "--random", "--inputs", "x=1"],
+            "exporter run: error: --inputs gives the inputs, and --random and --sample make them: "
+            "choose one",
+        ),
+        (
+            ["run", "a", "--size", "n=1"],
+            "exporter run: error: --size is for inputs that --random makes",
+        ),
+        (
+            ["run", "a", "--random", "-1"],
+            "exporter run: error: argument --random: expected a number of at most 9 digits, got "
+            "'-1'",
+        ),
+        (["diff", "a"], "exporter diff: error: the following arguments are required: B"),
     ],
 )
 def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, message):
@@ -784,28 +1046,41 @@ def test_words_that_are_no_command_are_refused_with_the_choices(capsys, words, m
     out, err = capsys.readouterr()
     assert out == ""
     # Python 3.11 puts the choices in quotes.
-    last = err.splitlines()[-1].replace(
-        "'show', 'run', 'verify', 'compile'", "show, run, verify, compile"
-    )
-    assert last == message
+    head, colon, tail = err.splitlines()[-1].partition("(choose from ")
+    known, end, hint = tail.partition(")")
+    assert "".join([head, colon, known.replace("'", ""), end, hint]) == message
 
 
 @pytest.mark.parametrize(
     ("words", "lines"),
     [
-        (["--help"], ["usage: exporter [-h] [--version] COMMAND ...", "  exporter show digits/1"]),
+        (
+            ["--help"],
+            [
+                "usage: exporter [-h] [--version] [--print-completion SHELL] COMMAND ...",
+                "  3    the command worked and the answer is no",
+                "  exporter show digits/1",
+            ],
+        ),
         (
             ["show", "--help"],
             [
-                "usage: exporter show DIR [--variables] [--json]",
+                "usage: exporter show DIR [--signature NAME] [--variables] [--tree]",
                 "  exporter show digits/1 --variables",
             ],
         ),
         (
             ["run", "--help"],
             [
-                "usage: exporter run DIR [--signature NAME] [--inputs NAME=VALUE ...]",
+                "usage: exporter run DIR [--signature NAME]",
                 "  exporter run digits/1 --inputs image=image.npy",
+            ],
+        ),
+        (
+            ["diff", "--help"],
+            [
+                "usage: exporter diff A B [--no-values] [--json]",
+                "  exporter diff digits/1 digits/2",
             ],
         ),
     ],
@@ -828,6 +1103,25 @@ def test_the_version_is_that_of_the_distribution(capsys):
 
 
 # The process.
+
+
+def test_diff_reads_what_was_saved_without_jax(here):
+    code = """
+import sys
+from exporter.cli import main
+assert main(sys.argv[1:]) == 3
+assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "diff", "digits", "one"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  signature serving_default is gone\n" in done.stdout
 
 
 def test_the_module_is_the_command(here):
@@ -901,6 +1195,11 @@ assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
         ["run", "digits", "--inputs", "image=wide.npy"],
         ["run", "digits", *IMAGE, "--signature", "nope"],
         ["run", "digits", *IMAGE, "--out", "image.npy"],
+        ["show", "digits", "--signature", "nope"],
+        ["show", "digits", "--programs", "--size", "batch=x"],
+        ["scan", "digits", "--constants", "0"],
+        ["run", "digits", "--random", "--size", "batch=9"],
+        ["diff", "digits", "gone"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,20 +46,40 @@ def test_its_programs_run_as_they_stand(folder: Path):
 
 def test_its_commands_run_as_they_stand(folder: Path):
     np.save(folder / "images.npy", np.zeros((5, 64), np.float32))
+    shutil.copytree(folder / "models/digits/1", folder / "models/digits/2")
     commands = re.findall(r"^\$ (.*)$", "".join(blocks("console")), re.MULTILINE)
-    ours = [shlex.split(command)[1:] for command in commands if command.startswith("exporter ")]
-    assert len(ours) == 4
-    for arguments in ours:
+    ours = [command for command in commands if command.startswith(("exporter ", "openssl "))]
+    assert len(ours) >= 12
+    for command in ours:
+        # What follows is for those who read, or for when the command has something to say.
+        program, *arguments = shlex.split(command.partition("||")[0], comments=True)
+        start = [sys.executable, "-m", "exporter"] if program == "exporter" else [program]
         done = subprocess.run(
-            [sys.executable, "-m", "exporter", *arguments],
+            [*start, *arguments],
             cwd=folder,
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        expected = "image: float32[32, 64]" if arguments[0] == "compile" else "logits"
-        assert ("['sad']" if "models/mood" in arguments else expected) in done.stdout
+        if program == "openssl":
+            continue
+        if "--html" in arguments:
+            assert "logits" in (folder / arguments[-1]).read_text("utf-8")
+            continue
+        told = {
+            "compile": "image: float32[32, 64]",
+            "scan": "nothing found",
+            "diff": "yes",
+            "sign": "is signed in",
+            "verify": "ok",
+            "--benchmark": "calls/s",
+            "--tree": "Linear",
+            "--programs": "FLOP",
+            "models/mood": "['sad']",
+        }
+        wanted = [text for word, text in told.items() if word in arguments] or ["logits"]
+        assert wanted[0] in done.stdout
 
 
 def test_the_error_it_shows_is_the_one_that_is_raised(folder: Path):

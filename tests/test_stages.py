@@ -638,6 +638,8 @@ def test_commands_show_stages_and_run_by_them_when_their_inputs_are_given(
     exporter.save(Reader(), folder, stages={"serving_default": stages}, platforms=("cpu",))
     pillow.fromarray(np.uint8([[0, 255], [7, 8]])).save(file)
     np.save(tmp_path / "x.npy", np.float32([[[0, 1], [2, 3]]]))
+    assert main(["run", str(folder), "--inputs", f"image={file},{tmp_path}/o*.png"]) == 0
+    assert "float32[2]" in capsys.readouterr().out
     assert main(["run", str(folder), "--inputs", f"image={file}"]) == 0
     assert "['b\\x1b[31m']" in capsys.readouterr().out  # as NumPy prints it
     out = tmp_path / "out"
@@ -646,3 +648,8 @@ def test_commands_show_stages_and_run_by_them_when_their_inputs_are_given(
     capsys.readouterr()
     assert main(["run", str(folder), "--inputs", f"image={tmp_path / 'x.npy'}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"scores": [[0, 1, 2, 3]]}
+    assert main(["run", str(folder), "--inputs", f"image={file}[scale=1]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"scores": [[0, 255, 7, 8]]}
+    with pytest.raises(SystemExit):
+        main(["run", str(folder), "--inputs", f"image={file}", "--benchmark", "3"])
+    assert "--benchmark measures calls with arrays" in capsys.readouterr().err

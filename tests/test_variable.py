@@ -241,6 +241,16 @@ def test_a_value_of_the_same_shape_and_dtype_can_be_assigned(start, new, expecte
         (VALUES, jnp.ones(3, jnp.int32), "holds float32[3] and cannot be assigned int32[3]."),
         (VALUES, Variable(1.0), "holds float32[3] and cannot be assigned float32[]."),
         (np.int32(1), np.float32(3), "holds int32[] and cannot be assigned float32[]."),
+        (
+            np.int32(1),
+            np.array(2**40),
+            "cannot be assigned int64[] with values that int32 does not have.",
+        ),
+        (
+            VALUES,
+            np.array([1, 2, 1e300]),
+            "cannot be assigned float64[3] with values that float32 does not have.",
+        ),
     ],
 )
 def test_a_value_of_another_shape_or_dtype_is_refused(start, new, message):

@@ -267,6 +267,21 @@ def _files_below(folder: Path) -> list[Path]:
     return entries
 
 
+def unrecorded_files(folder: Path, records: Iterable[FileRecord]) -> tuple[str, ...]:
+    """What lies below `folder` beside the manifest and what `records` name, sorted by path.
+
+    Symbolic links to folders are not followed. One that holds no recorded file is told itself.
+    """
+    known = {MANIFEST, *(record.path for record in records)}
+    parents = {path[:end] for path in known for end, mark in enumerate(path) if mark == "/"}
+    found = []
+    for below, folders, files in os.walk(folder):
+        links = (name for name in folders if Path(below, name).is_symlink())
+        paths = [Path(below, name).relative_to(folder).as_posix() for name in (*files, *links)]
+        found += [path for path in paths if path not in known and path not in parents]
+    return tuple(sorted(found))
+
+
 def digest_bytes(data: bytes) -> str:
     """The BLAKE3 digest of what would be a file's content."""
     return blake3.blake3(data).hexdigest()

@@ -33,20 +33,26 @@ def packed(path: str, bytecode: bytes) -> bytes:
     return zlib.compress(bytecode, wbits=_GZIP) if path.endswith(_COMPRESSED) else bytecode
 
 
-def read_program(folder: Path, path: str, sizes: Mapping[str, int]) -> bytes:
+def read_program(
+    folder: Path, path: str, sizes: Mapping[str, int], *, limit: int = _MAX_BYTES
+) -> bytes:
     """The bytecode in a file of an artifact.
 
     Args:
       folder: the artifact.
       path: the file, relative to it.
       sizes: the sizes of files in the manifest, by path.
+      limit: how many bytes a program may have at most.
 
     Raises:
-      ArtifactError: if the file is missing, of another size, or no program was compressed to it.
+      ArtifactError: if the file is missing, of another size, or no program was compressed to it, or
+        one that is too large.
     """
     file, size = inside(folder, path), sizes[path]
     if not file.is_file():
         raise ArtifactNotFoundError(f"{file} is missing, or is not a file.")
+    if size > limit:
+        raise ArtifactError(f"{file} has {size:,} bytes, and at most {limit:,} are read.")
     with file.open("rb") as stream:
         data = stream.read(size + 1)
     if len(data) != size:
@@ -55,12 +61,12 @@ def read_program(folder: Path, path: str, sizes: Mapping[str, int]) -> bytes:
         return data
     reader = zlib.decompressobj(wbits=_GZIP)
     try:
-        bytecode = reader.decompress(data, _MAX_BYTES)
+        bytecode = reader.decompress(data, limit)
     except zlib.error as error:
         raise ArtifactError(f"{file} is not what gzip compresses to: {error}.") from error
     if not reader.eof or reader.unused_data:
         raise ArtifactError(
             f"{file} is not one program compressed with gzip: it ends too early, has other bytes "
-            f"after it, or holds more than {_MAX_BYTES:,} bytes."
+            f"after it, or holds more than {limit:,} bytes."
         )
     return bytecode

@@ -54,6 +54,14 @@ class _Place:
     extent: Extent
 
 
+@dataclass(frozen=True)
+class Lying:
+    """Where an array lies: a file of the checkpoint, and its first byte there."""
+
+    file: str
+    offset: int
+
+
 class Arrays:
     """Those of the arrays wanted that lie in the checkpoint as they are, by their positions.
 
@@ -84,6 +92,12 @@ class Arrays:
         """The arrays in the index, with their positions."""
         for position, value in self._inline.items():
             yield position, self._wanted[position].of_bytes(np.frombuffer(value, np.uint8))
+
+    def lying(self) -> Iterator[tuple[int, Lying]]:
+        """Where the arrays in `files` lie, with their positions."""
+        for file in self.files:
+            for extent, position in self._files[file]:
+                yield position, Lying(file, extent.offset)
 
     def of_file(self, file: str, hasher: blake3.blake3 | None) -> Iterator[tuple[int, np.ndarray]]:
         """The arrays in one of `files`, with their positions, each as soon as it is read.

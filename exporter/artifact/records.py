@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from exporter.artifact.layout import FileRecord
+from exporter.display import card, card_of, code, lines, quiet
 
 FORMAT = "jax-exporter"
 
@@ -348,6 +349,31 @@ class Manifest(Record, frozen=True):
     metadata: str = "{}"
     samples: list[SampleRecord] = []
     stages: dict[str, list[StageRecord]] = {}
+
+    @quiet
+    def __repr__(self) -> str:
+        facts = (f"{name}: {value}" for name, value in self._facts())
+        return lines(f"Manifest of {self.nodes[0].name}", facts)
+
+    @card_of
+    def _repr_html_(self) -> str:
+        rows = [(name, code(value)) for name, value in self._facts()]
+        return card(code(self.nodes[0].name), ("Manifest", ""), rows)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What one screen has room for."""
+        return [
+            ("saved", f"{self.created} by jax-exporter {self.producer.jax_exporter}"),
+            ("format", f"{self.format_version}, StableHLO {self.stablehlo_version}"),
+            ("platforms", ", ".join(self.platforms)),
+            ("signatures", ", ".join(self.signatures) or "none"),
+            ("functions", ", ".join(function.name for function in self.functions) or "none"),
+            ("programs", f"{len(self.programs):,}"),
+            ("variables", f"{len(self.variables):,}"),
+            ("files", f"{len(self.files):,}"),
+            ("tags", ", ".join(self.tags)),
+            ("content", f"{self.content.programs[:12]}, {self.content.variables[:12]}"),
+        ]
 
 
 def replace(record: R, **changes: object) -> R:

@@ -12,6 +12,7 @@ from exporter.checkpoints.folders import found_at, local_path, steps_in, strange
 from exporter.checkpoints.restoring import Plan, RestoreStatus, planned
 from exporter.checkpoints.tracked import follow
 from exporter.checkpoints.writing import Keeper, Snapshot, write_folder
+from exporter.display import cut, quiet
 from exporter.errors import CheckpointError, CheckpointExistsError, RestoreError
 from exporter.staging.tracing import LOCK, refuse_trace
 
@@ -105,11 +106,12 @@ class Checkpoint:
     The objects are attributes of the checkpoint and can be assigned anew: an optimiser's state
     that is replaced at every step is assigned before saving, and read after restoring.
 
-    >>> from exporter import Variable
-    >>> checkpoint = Checkpoint(step=Variable(0), opt_state=())
-    >>> checkpoint.step.value += 1
-    >>> checkpoint.step
-    Variable(Array(1, dtype=int32, weak_type=True))
+    Examples:
+      >>> from exporter import Variable
+      >>> checkpoint = Checkpoint(step=Variable(0), opt_state=())
+      >>> checkpoint.step.value += 1
+      >>> checkpoint.step
+      Variable(Array(1, dtype=int32, weak_type=True))
     """
 
     def __init__(
@@ -156,6 +158,13 @@ class Checkpoint:
         if not name.startswith("_") and name in vars(self._subject.objects):
             return getattr(self._subject.objects, name)
         raise AttributeError(f"this Checkpoint has no object {name!r}.")
+
+    @quiet
+    def __repr__(self) -> str:
+        root = self._subject.root
+        held = [type(root).__name__] if root is not None else []
+        held += vars(self._subject.objects)
+        return f"<Checkpoint of {cut(', '.join(held))}>"
 
     def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("_"):

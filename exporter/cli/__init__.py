@@ -9,26 +9,32 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
+from exporter.cli.check import CHECK
+from exporter.cli.command import Exit
 from exporter.cli.compile import COMPILE
+from exporter.cli.diff import DIFF
 from exporter.cli.run import RUN
+from exporter.cli.scan import SCAN
 from exporter.cli.show import SHOW
+from exporter.cli.sign import SIGN
+from exporter.cli.terminal import bad
 from exporter.cli.verify import VERIFY
+from exporter.cli.words import parser_of
 from exporter.runtime.describe import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY, COMPILE)
+COMMANDS = (SHOW, RUN, VERIFY, COMPILE, DIFF, CHECK, SCAN, SIGN)
 
 _EXAMPLES = """\
   exporter show digits/1
   exporter run digits/1 --inputs image=image.npy
   exporter verify digits/1
-  exporter compile digits/1 --size batch=1,8"""
-
-# What a shell reports for a program that was stopped by SIGINT and by SIGPIPE.
-INTERRUPTED = 130
-READER_GONE = 141
+  exporter compile digits/1 --size batch=1,8
+  exporter diff digits/1 digits/2
+  exporter check models:Classifier
+  exporter scan digits/1
+  exporter sign digits/1 --key private.pem"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `exporter`. `None` takes those of this process.
 
     Returns:
-      0 when it is done, 1 if something given cannot be used, 130 if it was interrupted, and 141 if
-      nobody reads the output any more.
+      The exit code, see `Exit`.
 
     Raises:
       SystemExit: with code 2 if the words are not those of a command, and with 0 after `--help`
@@ -47,50 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may be in letters the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    parser = _parser()
+    parser: argparse.ArgumentParser = parser_of(COMMANDS, _EXAMPLES)
     try:
         try:
             arguments = parser.parse_args(argv)
             parser = arguments.parser
-            arguments.execute(arguments)
+            code = arguments.execute(arguments)
         finally:
             _flush()
     except BrokenPipeError:
-        return READER_GONE
+        return Exit.READER_GONE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Exit.INTERRUPTED
     except (ExporterError, OSError) as error:
-        print(f"{parser.prog}: error: {printable(one_line(error))}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="exporter",
-        description="Look into saved JAX models, run, verify and compile them without their code.",
-        epilog=f"examples:\n{_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    installed = f"jax-exporter {version('jax-exporter')}"
-    parser.add_argument(
-        "--version", action="version", version=installed, help="print the version and exit"
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        own = commands.add_parser(
-            command.name,
-            usage=f"exporter {command.name} {command.usage}",
-            help=command.summary,
-            description=command.description,
-            epilog=f"examples:\n{command.examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        command.add_arguments(own)
-        own.set_defaults(execute=command.execute, parser=own)
-    return parser
+        prefix = bad(f"{parser.prog}: error:", sys.stderr)
+        print(f"{prefix} {printable(one_line(error))}", file=sys.stderr)
+        return Exit.UNUSABLE
+    return Exit.DONE if code is None else code
 
 
 def _flush() -> None:

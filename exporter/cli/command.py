@@ -3,6 +3,36 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+
+class Exit(IntEnum):
+    """What a script learns from the exit code of a command.
+
+    The last two are what a shell reports for a program that SIGINT or SIGPIPE has stopped.
+    """
+
+    DONE = 0, "done; of a question, the answer is yes"
+    UNUSABLE = 1, "something given cannot be used: one line on stderr says what"
+    USAGE = 2, "the words are not those of a command"
+    NO = 3, "the command worked and the answer is no"
+    INTERRUPTED = 130, "interrupted"
+    READER_GONE = 141, "nobody reads the output any more"
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """A code with its meaning, in a line."""
+        made = int.__new__(cls, code)
+        made._value_ = code
+        made.meaning = meaning
+        return made
+
+    @classmethod
+    def answer(cls, *, is_yes: bool) -> "Exit":
+        """What `execute` returns for a question that was answered."""
+        return cls.DONE if is_yes else cls.NO
 
 
 @dataclass(frozen=True)
@@ -15,9 +45,11 @@ class Command:
       summary: one line for the list of commands.
       description: what it does, for its own help.
       examples: lines to copy, each a command.
-      add_arguments: adds its arguments to a parser.
+      add_arguments: adds its arguments to a parser. Those of type `Path` complete to folders in a
+        shell, or to files if their metavar says `FILE`.
       execute: does it, with the parsed arguments. It prints results, and raises an error of the
-        package or an `OSError` for what it cannot use.
+        package or an `OSError` for what it cannot use. What asks a question returns
+        `Exit.answer(is_yes=...)`; `None` is `Exit.DONE`.
     """
 
     name: str
@@ -26,4 +58,4 @@ class Command:
     description: str
     examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    execute: Callable[[argparse.Namespace], None]
+    execute: Callable[[argparse.Namespace], int | None]

@@ -1,14 +1,16 @@
 """`exporter compile`: fill the cache of compiled programs before anybody waits for them."""
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command
+from exporter.cli.terminal import progress
 from exporter.errors import OptionError
 from exporter.runtime.describe import printable
 from exporter.runtime.warming import Case, planned
@@ -45,13 +47,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the programs are kept, for exporter.load(DIR, cache=FOLDER) (default: the "
         "user's own cache, where exporter.load looks)",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print what was compiled as JSON, when all is done"
+    )
 
 
 def _execute(arguments: argparse.Namespace) -> None:
     manifest = read_manifest(arguments.folder)
     plan = planned(manifest, _sizes(arguments.sizes), arguments.names)
-    for name, reason in plan.left_out.items():
-        print(printable(f"{name} is left out: {reason}"))
+    if not arguments.json:
+        for name, reason in plan.left_out.items():
+            print(printable(f"{name} is left out: {reason}"))
     if not plan.cases:
         raise OptionError("there is nothing to compile. Give sizes with --size AXIS=SIZE.")
     if manifest.x64:  # set before JAX is imported
@@ -62,28 +68,44 @@ def _execute(arguments: argparse.Namespace) -> None:
     problem = "this user has no home to keep them in" if cache is None else cache.problem()
     if cache is None or problem:
         raise OptionError(f"compiled programs cannot be kept: {problem}. Choose another --cache.")
-    outcomes = list(_compiled(arguments.folder, plan.cases, cache))
-    print(printable(f"{len(outcomes)} compiled programs are in {cache.folder}"))
-    lost = outcomes.count("not kept")
+    done = list(_compiled(arguments.folder, plan.cases, cache, is_silent=arguments.json))
+    if arguments.json:
+        found = {"cache": str(cache.folder), "compiled": done, "left_out": plan.left_out}
+        print(json.dumps(found, indent=2))
+    else:
+        print(printable(f"{len(done)} compiled programs are in {cache.folder}"))
+    lost = sum(one["outcome"] == "not kept" for one in done)
     if lost:
-        raise OptionError(
-            f"{lost} of {len(outcomes)} programs could not be kept in {cache.folder}."
-        )
+        raise OptionError(f"{lost} of {len(done)} programs could not be kept in {cache.folder}.")
 
 
-def _compiled(folder: Path, cases: Sequence[Case], cache: "ExecutableCache") -> Iterator[str]:
-    """What became of each, printed as a line of a table."""
+class _Compiled(TypedDict):
+    """What became of one case, for JSON."""
+
+    signature: str
+    inputs: str
+    seconds: float
+    outcome: str
+
+
+def _compiled(
+    folder: Path, cases: Sequence[Case], cache: "ExecutableCache", *, is_silent: bool
+) -> Iterator[_Compiled]:
+    """What became of each, printed as a line of a table unless it is to be silent."""
     from exporter.loading import concrete_of, load
 
     model = load(folder, cache=cache.folder)
     widths = [max(len(one.name) for one in cases), max(len(one.inputs) for one in cases)]
-    for case in cases:
+    for case in progress(cases, "compiling"):
         start = time.perf_counter()
         outcome = concrete_of(model, case.concrete).prepare(case.shapes)
         seconds = time.perf_counter() - start
         line = f"{case.name:{widths[0]}}  {case.inputs:{widths[1]}}  {seconds:7.2f} s"
-        print(printable(f"{line}  {_OUTCOMES[outcome]}"), flush=True)
-        yield outcome
+        if not is_silent:
+            print(printable(f"{line}  {_OUTCOMES[outcome]}"), flush=True)
+        yield _Compiled(
+            signature=case.name, inputs=case.inputs, seconds=round(seconds, 3), outcome=outcome
+        )
 
 
 def _sizes(given: Sequence[str]) -> dict[str, list[int]] | None:
@@ -109,7 +131,7 @@ COMPILE = Command(
     name="compile",
     usage=(
         "DIR [--size AXIS=SIZE[,SIZE...] ...] [--signature NAME ...]\n"
-        "                        [--cache FOLDER]"
+        "                        [--cache FOLDER] [--json]"
     ),
     summary="compile ahead for this machine, so that the next process need not",
     description="""\

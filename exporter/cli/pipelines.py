@@ -13,29 +13,30 @@ import numpy as np
 from exporter.artifact.assets import read_asset
 from exporter.artifact.records import Manifest
 from exporter.artifact.stages import known_options
-from exporter.cli.arrays import check_files, read_values, without_keys, write_file
+from exporter.cli.arrays.outputs import as_json, planned_files, write_files
+from exporter.cli.arrays.sources import Pipe, sources
+from exporter.cli.arrays.words import read_values, without_keys
 from exporter.runtime.describe import printable
-from exporter.runtime.summary import json_values
 from exporter.stages.pipeline import HostStages, host_stages
 from signatures.binding import bind
 from signatures.errors import BindError
 from signatures.spec import TensorSpec
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
-
-def stages_for(
-    folder: Path, manifest: Manifest, name: str, given: Sequence[str]
-) -> HostStages | None:
+def stages_for(arguments: argparse.Namespace, manifest: Manifest, name: str) -> HostStages | None:
     """The stages of a signature, if inputs as words like `text=hello` are meant for them.
 
     An image may have the name of the input that it becomes: then only a picture is one.
 
     Raises:
+      BindError: if a pattern fits no file.
       FormatVersionError: if an input is none of the signature, and it has stages that we do not
         know.
     """
-    words = [word.partition("=") for word in given]
+    if arguments.sample is not None or arguments.random is not None:  # these are arrays
+        return None
+    folder: Path = arguments.folder
+    words = [word.partition("=") for word in arguments.inputs]
     concrete = manifest.concrete_functions[manifest.signatures[name]]
     arrays = {tensor.name for tensor in concrete.inputs}
     stages = host_stages(manifest, partial(read_asset, folder, manifest.files)).get(name)
@@ -46,18 +47,21 @@ def stages_for(
         return None
     own = {name for name, kind in stages.inputs.items() if isinstance(kind, str)}
     is_meant = any(
-        word in own and (word not in arrays or _is_picture(text)) for word, _, text in words
+        word in own and (word not in arrays or _pictures(text) is not None)
+        for word, _, text in words
     )
     return stages if is_meant or (own and not words) else None
 
 
 def run_pipeline(arguments: argparse.Namespace, stages: HostStages, *, wide: bool) -> None:
     """Call a signature by its stages, and print or write what it returns."""
+    if arguments.benchmark is not None:
+        arguments.parser.error("--benchmark measures calls with arrays: give these, or --random")
     # Everything that can be refused is refused before JAX is imported, as for arrays.
     arrays = stages.arrays(_values(arguments.inputs, stages))
     values = bind(without_keys(stages.signature), (), arrays).values
     out: Path | None = arguments.out
-    files = check_files(out, stages.outputs, overwrite=arguments.overwrite) if out else {}
+    files = planned_files(out, stages.outputs, overwrite=arguments.overwrite) if out else {}
     if wide:
         os.environ.setdefault("JAX_ENABLE_X64", "1")
     from exporter.keys import from_words, to_words
@@ -71,11 +75,11 @@ def run_pipeline(arguments: argparse.Namespace, stages: HostStages, *, wide: boo
     results = stages.results(load(arguments.folder).signatures[stages.signature.name](**given))
     outputs = {key: np.asarray(to_words(one)) for key, one in results.items()}
     if out:
+        write_files(files, outputs, overwrite=arguments.overwrite)
         for key, array in outputs.items():
-            write_file(files[key], array, overwrite=arguments.overwrite)
             print(printable(f"{files[key]}  {_type(array)}"))
     elif arguments.json:
-        print(json.dumps({key: json_values(array) for key, array in outputs.items()}))
+        print(as_json(outputs))
     else:
         _print(outputs)
 
@@ -92,8 +96,8 @@ def _values(given: Sequence[str], stages: HostStages) -> dict[str, object]:
         if not equals or name in values:
             problem = f"{name}: given twice" if equals else f"expected NAME=VALUE, got {word!r}"
             raise BindError(f"inputs cannot be read:\n  {problem}", [problem])
-        value = _plain(text)
-        values[name] = _paths(value) if stages.inputs[name] == "image" else value
+        is_image = stages.inputs[name] == "image"
+        values[name] = (_pictures(text) or Path(text)) if is_image else _plain(text)
     return values
 
 
@@ -106,17 +110,21 @@ def _plain(text: str) -> object:
     return value if isinstance(value, list | str) else text
 
 
-def _paths(value: object) -> object:
-    """Paths instead of texts: who types a command means files."""
-    if isinstance(value, list):
-        return [_paths(one) for one in value]
-    return Path(value) if isinstance(value, str) else value
+def _pictures(text: str) -> list[Path] | None:
+    """The files of pictures that a word names, as JSON, by a pattern or with commas between them.
 
-
-def _is_picture(text: str) -> bool:
+    Files with something in brackets behind are for the signature, which takes them as arrays.
+    """
     value = _plain(text)
-    first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, str) and first.lower().endswith(_PICTURES)
+    if isinstance(value, list):
+        names = [name for name in value if isinstance(name, str)]
+        return [Path(name) for name in names] if names and len(names) == len(value) else None
+    if text.lower().endswith(".webp"):
+        return [Path(text)]
+    found = None if text.startswith("-") else sources(text, Pipe())
+    parts = found.parts if found else ()
+    is_fitting = all(one.kind == "image" and one.suffix is None for one in parts)
+    return [Path(one.name) for one in parts] if parts and is_fitting else None
 
 
 def _print(outputs: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,11 @@
 """`exporter run`: call one signature with arrays from files or from the command line."""
 
 import argparse
+import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,16 +13,22 @@ import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.arrays import check_files, read_values, without_keys, write_file
+from exporter.cli.arrays.made import random_values, sampled, sizes_of
+from exporter.cli.arrays.outputs import as_json, planned_files, storable, write_files
+from exporter.cli.arrays.words import read_values, without_keys
+from exporter.cli.benchmark import Benchmark, measured
 from exporter.cli.command import Command
 from exporter.cli.pipelines import run_pipeline, stages_for
 from exporter.runtime.describe import printable
-from exporter.runtime.summary import json_values
 from signatures.binding import bind
 from signatures.errors import UnknownSignatureError
 from signatures.resolver import DEFAULT, resolve_call
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
+
+# How many calls are made before the measurement begins: the first compiles, and the next ones
+# settle how the outputs are handed over.
+_WARMUP = 3
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +44,52 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="the inputs: each value is FILE.npy, FILE.npz[KEY], or numbers as JSON",
+        help="the inputs: each value is a file, several files, '-' for standard input, or JSON; "
+        "'-' alone is a JSON object of all inputs in standard input",
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="write each output to DIR/NAME.npy, print no values"
+        "--sample",
+        metavar="N",
+        type=_count,
+        nargs="?",
+        const=0,
+        help="take the inputs of the signature's sample N (default: 0); random ones if it has none",
+    )
+    parser.add_argument(
+        "--random",
+        metavar="SEED",
+        type=_count,
+        nargs="?",
+        const=0,
+        help="make random inputs that the signature allows (default seed: 0)",
+    )
+    parser.add_argument(
+        "--size",
+        metavar="AXIS=SIZE",
+        dest="sizes",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the sizes of named axes in random inputs (default: the smallest allowed)",
+    )
+    parser.add_argument(
+        "--benchmark",
+        metavar="N",
+        type=_positive,
+        help="make N calls, print how long they took, and no values",
+    )
+    parser.add_argument(
+        "--warmup",
+        metavar="N",
+        type=_count,
+        help=f"make N calls before those of --benchmark (default: {_WARMUP})",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        help="write the outputs, print no values: to PATH.npz or PATH.json, or each to "
+        "PATH/NAME.npy",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files that are in the way of --out"
@@ -52,30 +102,103 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(arguments: argparse.Namespace) -> None:
-    out: Path | None = arguments.out
-    if arguments.overwrite and out is None:
-        arguments.parser.error("--overwrite is for the files that --out DIR writes")
-    if arguments.json and out is not None:
-        arguments.parser.error("--json prints the outputs and --out writes them: choose one")
+    _check_together(arguments)
     manifest = read_manifest(arguments.folder)
     name = _chosen(manifest, arguments.signature)
     signature = encoding.signature_of(manifest, manifest.signatures[name], name)
-    if stages := stages_for(arguments.folder, manifest, name, arguments.inputs):
+    if stages := stages_for(arguments, manifest, name):
         run_pipeline(arguments, stages, wide=manifest.x64)
         return
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
     # before variables are read, which may take minutes.
-    values = bind(
-        without_keys(signature), (), read_values(arguments.inputs, signature.inputs)
-    ).values
-    files = check_files(out, signature.outputs, overwrite=arguments.overwrite) if out else {}
-    outputs = _call(arguments.folder, signature, values, wide=manifest.x64)
+    given, origin = _inputs(arguments, manifest, signature)
+    values = bind(without_keys(signature), (), given).values
+    out: Path | None = arguments.out
+    files = planned_files(out, signature.outputs, overwrite=arguments.overwrite) if out else {}
+    if origin:
+        print(printable(f"inputs: {origin}"), file=sys.stderr)
+    call = _loaded(arguments.folder, signature, values, wide=manifest.x64)
+    if arguments.benchmark is not None:
+        warmup = _WARMUP if arguments.warmup is None else arguments.warmup
+        found = measured(call, arguments.benchmark, warmup)
+        _tell(found, signature, values, origin, as_json=arguments.json)
+        return
+    outputs = _arrays(call())
     if out:
         _write(outputs, signature.outputs, files, overwrite=arguments.overwrite)
     elif arguments.json:
-        print(json.dumps({name: json_values(array) for name, array in outputs.items()}))
+        print(as_json(outputs))
     else:
         _print(outputs, signature.outputs)
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Refuse options that say nothing together, as argparse does."""
+    is_made = arguments.random is not None or arguments.sample is not None
+    for is_wrong, message in (
+        (
+            arguments.overwrite and arguments.out is None,
+            "--overwrite is for the files that --out DIR writes",
+        ),
+        (
+            arguments.json and arguments.out is not None,
+            "--json prints the outputs and --out writes them: choose one",
+        ),
+        (
+            arguments.benchmark is not None and arguments.out is not None,
+            "--benchmark prints how long calls take and --out writes outputs: choose one",
+        ),
+        (
+            arguments.warmup is not None and arguments.benchmark is None,
+            "--warmup is for the calls of --benchmark",
+        ),
+        (
+            arguments.random is not None and arguments.sample is not None,
+            "--random and --sample both make the inputs: choose one",
+        ),
+        (
+            is_made and arguments.inputs,
+            "--inputs gives the inputs, and --random and --sample make them: choose one",
+        ),
+        (bool(arguments.sizes) and not is_made, "--size is for inputs that --random makes"),
+    ):
+        if is_wrong:
+            arguments.parser.error(message)
+
+
+def _count(text: str) -> int:
+    """A number of 0 or more in words, for argparse."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"expected a number of at most 9 digits, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    count = _count(text)
+    if count == 0:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return count
+
+
+def _inputs(
+    arguments: argparse.Namespace, manifest: records.Manifest, signature: Signature
+) -> tuple[dict[str, Any], str | None]:
+    """The values of the call by name, and where they are from if they were not given."""
+    plain = without_keys(signature)
+    number = manifest.signatures[signature.name]
+    if arguments.sample is not None:
+        found = sampled(arguments.folder, manifest, number, arguments.sample)
+        if found is not None and not arguments.sizes:
+            return found, f"sample {arguments.sample} of {signature.name}"
+    elif arguments.random is None:
+        return read_values(arguments.inputs, plain.inputs), None
+    seed = arguments.random or 0
+    programs = manifest.concrete_functions[number].programs
+    ranks = manifest.programs[programs[0]].ranks if programs else ()
+    made = random_values(plain, sizes_of(arguments.sizes), seed, ranks)
+    shown = ", ".join(f"{name} {_described(value)}" for name, value in made.items()) or "none"
+    why = "there is no sample, so " if arguments.sample is not None and not arguments.sizes else ""
+    return made, f"{why}random with seed {seed}: {shown}"
 
 
 def _chosen(manifest: records.Manifest, name: str | None) -> str:
@@ -100,25 +223,59 @@ def _chosen(manifest: records.Manifest, name: str | None) -> str:
     return DEFAULT
 
 
-def _call(
+def _loaded(
     folder: Path, signature: Signature, values: Sequence[object], *, wide: bool
-) -> dict[str, np.ndarray]:
-    """The outputs as NumPy arrays. Random keys are their words, in the values and here.
+) -> Callable[[], Mapping[str, Any]]:
+    """The call of the signature with these values. Random keys are their words in them.
 
     With `wide` JAX computes with 64 bits, if it was not imported before and the user has not said
     otherwise.
     """
     if wide:
         os.environ.setdefault("JAX_ENABLE_X64", "1")
-    from exporter.keys import from_words, to_words
+    from exporter.keys import from_words
     from exporter.loading import load
 
     given = {
         name: from_words(cast(Any, value), spec.dtype)
         for (name, spec), value in zip(signature.inputs.items(), values, strict=True)
     }
-    outputs = load(folder).signatures[signature.name](**given)
+    loaded = load(folder).signatures[signature.name]
+    return lambda: loaded(**given)
+
+
+def _arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The outputs as NumPy arrays, random keys as their words."""
+    from exporter.keys import to_words
+
     return {name: np.asarray(to_words(output)) for name, output in outputs.items()}
+
+
+def _tell(
+    found: Benchmark,
+    signature: Signature,
+    values: Sequence[object],
+    origin: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a benchmark found."""
+    shown = zip(signature.inputs.items(), values, strict=True)
+    inputs = {name: _type(cast(np.ndarray, value), spec) for (name, spec), value in shown}
+    if as_json:
+        about = {"signature": signature.name, "inputs": inputs, "inputs_from": origin or "given"}
+        print(json.dumps(about | dataclasses.asdict(found)))
+        return
+    rows = {
+        "signature": signature.name,
+        "inputs": ", ".join(f"{name} {kind}" for name, kind in inputs.items()) or "none",
+        "device": found.device,
+        "calls": f"{found.calls:,} after {found.warmup:,} to warm up",
+        **{name: f"{value:.3f} ms" for name, value in found.latency_ms.items()},
+        "rate": f"{found.calls_per_second:,.1f} calls/s",
+    }
+    for name, text in rows.items():
+        print(printable(f"{name:9}  {text}"))
 
 
 def _print(outputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]) -> None:
@@ -136,34 +293,49 @@ def _write(
     *,
     overwrite: bool,
 ) -> None:
+    write_files(files, outputs, overwrite=overwrite)
     for name, array in outputs.items():
-        stored = write_file(files[name], array, overwrite=overwrite)
-        note = f" as {stored.name}" if stored.name != specs[name].dtype.name else ""
-        print(printable(f"{files[name]}  {_type(array, specs[name])}{note}"))
+        file = files[name]
+        place = file if file.suffix == ".npy" else f"{file}[{name}]"
+        stored = storable(array).dtype.name
+        is_named = file.suffix == ".json" or stored == specs[name].dtype.name
+        note = "" if is_named else f" as {stored}"
+        print(printable(f"{place}  {_type(array, specs[name])}{note}"))
 
 
 def _type(array: np.ndarray, spec: TensorSpec) -> str:
-    """The type of an output. The shape of keys is without that of their words."""
+    """The type of an array. The shape of keys is without that of their words."""
     shape = array.shape if isinstance(spec.dtype, np.dtype) else array.shape[:-1]
     return f"{spec.dtype.name}[{', '.join(map(str, shape))}]"
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
 
 
 RUN = Command(
     name="run",
     usage=(
-        "DIR [--signature NAME] [--inputs NAME=VALUE ...]\n"
-        "                    [--json | --out DIR [--overwrite]]"
+        "DIR [--signature NAME]\n"
+        "                    [--inputs NAME=VALUE ... | --sample [N] | --random [SEED]]\n"
+        "                    [--size AXIS=SIZE ...] [--benchmark N [--warmup N]]\n"
+        "                    [--json | --out PATH [--overwrite]]"
     ),
     summary="call a signature with arrays from files or from the command line",
     description="""\
 Call one signature and print what it returns, or write it to files.
 
 Arrays in files must have the types that the signature names: see `exporter
-show`. Numbers and lists written as JSON are converted where nothing is lost, and
-may hold NaN and Infinity. Inputs with a default value may be left out.
+show`. Numbers and lists written as JSON, and tables, are converted where nothing
+is lost, and may hold NaN and Infinity. Inputs with a default value may be left
+out. --sample and --random make inputs for a quick try, and say on stderr which.
+
+--benchmark gives arrays of NumPy to each call and waits for its outputs: what it
+takes to bring them to the device is part of it, and what JAX compiles before is
+part of the calls to warm up.
 
 A signature with stages also takes what they take: text or words as they are or
-as JSON, pictures as FILE.png, FILE.jpg or FILE.webp, lists of these as JSON.
+as JSON, pictures as files without [OPTION,...], lists of these as JSON.
 
 The artifact stays as it is: what a call changes in variables is not saved.""",
     examples="""\
@@ -172,6 +344,20 @@ The artifact stays as it is: what a call changes in variables is not saved.""",
   exporter run minilm --inputs text='["hello", "good morning"]'
   exporter run digits/1 --inputs image=digit.png
   exporter run encoder/3 --inputs ids='[[101, 2023, 102]]' mask='[[1, 1, 1]]' --json
+  exporter run photos/2 --inputs 'image=cats/*.jpg[size=224x224,scale=1/255]' --out cats.npz
+  exporter run digits/1 --random --size batch=8 --benchmark 100
+
+values of inputs:
+  FILE.npy, FILE.npz[KEY]          arrays of NumPy
+  FILE.json, FILE.json[FIELD]      nested lists of numbers
+  FILE.csv, FILE.csv[COLUMN]       rows of numbers; a first row of names is a header
+  FILE.png, FILE.jpg[OPTION,...]   a picture, read by Pillow: values as they are, in the
+                                   input's type, or with scale=1/255, size=WIDTHxHEIGHT,
+                                   mode=L (grey), RGB or RGBA, layout=CHW
+  'a*.png', a.npy,b.npy[KEY]       several files make a batch; the brackets are for all
+  -, -[...]                        standard input, any of these
+  [[1, 2], [3, 4]]                 JSON
+An array that lacks only the first axis of its input gets one of size 1.
 
 types that .npy files and JSON do not have:
   bfloat16 and the smaller floats are written as float32, integers of fewer than 8

@@ -1,6 +1,6 @@
 """Whether this machine can run an artifact, and if not, why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -74,6 +74,11 @@ def check_tags(manifest: Manifest, tags: Sequence[str], folder: Path) -> None:
             f"{folder} was not saved with the tag {', '.join(map(repr, missing))}; its tags are "
             f"{has}. Leave out tags=, or pass some of these."
         )
+
+
+def promised(calls: Iterable[str]) -> frozenset[str]:
+    """Those of some native functions whose meaning JAX promises to keep."""
+    return STABLE_CUSTOM_CALLS.intersection(calls)
 
 
 def check_program(

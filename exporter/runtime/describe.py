@@ -2,11 +2,11 @@
 
 import json
 import math
-import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.artifact.records import Manifest
+from exporter.markup import printable as printable  # noqa: PLC0414  # commands take it from here
 from exporter.runtime.summary import (
     AttachedFunction,
     Bounds,
@@ -16,6 +16,7 @@ from exporter.runtime.summary import (
     Summary,
     Tensor,
     VariableSummary,
+    only,
     summarise,
 )
 
@@ -34,34 +35,26 @@ _MAX_DEFAULT_LENGTH = 40
 # An option of a stage is cut at this length.
 _MAX_OPTION_LENGTH = 100
 
-# What must not reach a terminal: names come from the artifact, which anybody may have written.
-# Besides control characters these are line separators, changes of writing direction, and halves of
-# UTF-16's pairs.
-_UNPRINTABLE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"  # as re reads escapes
-)
 
-
-def describe(manifest: Manifest, *, variables: bool = False) -> str:
+def describe(manifest: Manifest, *, variables: bool = False, signature: str | None = None) -> str:
     """The manifest as lines of text: what can be called, with what, and where it runs.
 
     Args:
       manifest: of an artifact.
       variables: whether each variable is listed, below the rest.
+      signature: the name of the only signature to tell of, with the variables that it uses.
     """
     summary = summarise(manifest)
     lines = [*_about(summary), "", "Signatures", *_signatures(summary)]
-    if summary["functions"]:
+    if signature is not None:
+        summary = only(summary, manifest, signature)
+        lines = ["Signature", *_signatures(summary)]
+    elif summary["functions"]:
         lines += ["", "Functions"]
         lines += [line for function in summary["functions"] for line in _function(function)]
     if variables:
         lines += ["", "Variables", *_variables(summary["variables"])]
     return "\n".join(map(printable, lines))
-
-
-def printable(text: str) -> str:
-    """`text` with escapes in place of what would change a terminal or break a line."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _about(summary: Summary) -> list[str]:
@@ -75,9 +68,9 @@ def _about(summary: Summary) -> list[str]:
         ("needs", ", ".join(needs)),
         ("written by", f"{writer} in format {summary['format_version']}"),
         ("", f"with {', '.join(others)}"),
-        ("programs", f"{_count(programs['count'], 'file')}, {_bytes(programs['bytes'])}"),
+        ("programs", f"{counted(programs['count'], 'file')}, {size_text(programs['bytes'])}"),
         ("", f"content id {summary['content']['programs']}"),
-        ("variables", _totals(summary["variables"])),
+        ("variables", totals(summary["variables"])),
         ("", f"content id {summary['content']['variables']}"),
         *_sundries(summary),
     ]
@@ -89,7 +82,7 @@ def _sundries(summary: Summary) -> Iterator[tuple[str, ...]]:
     for position, asset in enumerate(summary["assets"]):
         path = ", ".join(asset["paths"])
         label = "" if position else "assets"
-        yield label, f"{path} in {asset['file']}, {_bytes(asset['bytes'])}"
+        yield label, f"{path} in {asset['file']}, {size_text(asset['bytes'])}"
     if summary["function_aliases"]:
         yield "aliases", ", ".join(f"{a} of {p}" for a, p in summary["function_aliases"].items())
     if summary["samples"]:
@@ -103,7 +96,8 @@ def _sundries(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield "metadata", f"{text[: _MAX_METADATA_LENGTH - 3]}..." if is_long else text
 
 
-def _totals(variables: Sequence[VariableSummary]) -> str:
+def totals(variables: Sequence[VariableSummary]) -> str:
+    """How many arrays there are, and how large they are together."""
     if not variables:
         return "none"
     elements = sum(math.prod(variable["shape"]) for variable in variables)
@@ -111,7 +105,7 @@ def _totals(variables: Sequence[VariableSummary]) -> str:
     trainable = sum(variable["trainable"] for variable in variables)
     which = {0: "none", len(variables): "all"}.get(trainable, f"{trainable:,}")
     return (
-        f"{_count(len(variables), 'array')}, {_count(elements, 'element')}, {_bytes(size)}, "
+        f"{counted(len(variables), 'array')}, {counted(elements, 'element')}, {size_text(size)}, "
         f"{which} trainable"
     )
 
@@ -132,7 +126,7 @@ def _signatures(summary: Summary) -> Iterator[str]:
         ]
         yield from _table(rows, 4)
         yield from (line for stage in signature.get("stages", ()) for line in _stage(stage))
-        yield from _facts(signature, list(signature["inputs"].items()), 4)
+        yield from _facts(signature, 4)
 
 
 def _stage(stage: StageSummary) -> list[str]:
@@ -151,17 +145,18 @@ def _stage(stage: StageSummary) -> list[str]:
 
 def _row(name: str, tensor: Tensor) -> tuple[str, ...]:
     if "default" not in tensor:
-        return name, _type(tensor)
+        return name, type_text(tensor)
     text = json.dumps(tensor["default"])
     cut = text if len(text) <= _MAX_DEFAULT_LENGTH else f"{text[: _MAX_DEFAULT_LENGTH - 3]}..."
-    return name, _type(tensor), f"default {cut}"
+    return name, type_text(tensor), f"default {cut}"
 
 
 def _labelled(label: str, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [("" if position else label, *row) for position, row in enumerate(rows or [("none",)])]
 
 
-def _type(array: Tensor | VariableSummary) -> str:
+def type_text(array: Tensor | VariableSummary) -> str:
+    """The type of an array as specs are written."""
     shape = array["shape"]
     return f"{array['dtype']}[{'...' if shape is None else ', '.join(map(str, shape))}]"
 
@@ -189,24 +184,28 @@ def _option(option: Option, indent: int) -> Iterator[str]:
     ]
     yield from _table([*rows, ("->", option["returns"])], indent)
     if not option["signatures"]:  # there it is said already
-        yield from _facts(option, list(option["inputs"].items()), indent)
+        yield from _facts(option, indent)
 
 
-def _facts(call: Call, inputs: Sequence[tuple[str, Tensor]], indent: int) -> Iterator[str]:
+def _facts(call: Call, indent: int) -> Iterator[str]:
+    for fact in facts(call):
+        yield from _wrapped(fact, indent, hanging=2)
+
+
+def facts(call: Call) -> list[str]:
     """What the types do not say: bounds, numbers of axes, changes of state, notes."""
     changes = call["changes"]
     hidden = len(changes) - _MAX_SHOWN_CHANGES
     shown = changes if hidden <= 1 else [*changes[:_MAX_SHOWN_CHANGES], f"{hidden} more"]
-    facts = [
-        *(f"where {name} is {_bounds(bounds)}" for name, bounds in call["bounds"].items()),
-        *_ranks(call, [name for name, tensor in inputs if tensor["shape"] is None]),
+    open_inputs = [name for name, tensor in call["inputs"].items() if tensor["shape"] is None]
+    return [
+        *(f"where {name} is {bounds_text(bounds)}" for name, bounds in call["bounds"].items()),
+        *_ranks(call, open_inputs),
         *([f"changes {_listed(shown)}"] if shown else []),
         *_derivatives(call),
         *([f"runs on a mesh of {_mesh(call['mesh'])} only"] if "mesh" in call else []),
         *(f"note: {note}" for note in call["notes"]),
     ]
-    for fact in facts:
-        yield from _wrapped(fact, indent, hanging=2)
 
 
 def _derivatives(call: Call) -> list[str]:
@@ -229,7 +228,8 @@ def _split(variable: VariableSummary) -> tuple[str, ...]:
     return (f"split ({', '.join(parts)})",)
 
 
-def _bounds(bounds: Bounds) -> str:
+def bounds_text(bounds: Bounds) -> str:
+    """The sizes that an axis may have."""
     found = (
         ("at least", bounds["min"]),
         ("at most", bounds["max"]),
@@ -265,7 +265,7 @@ def _variables(variables: Sequence[VariableSummary]) -> list[str]:
         return ["  none"]
     rows = [
         (
-            *(one["path"], _type(one), "yes" if one["trainable"] else "no", one["collection"]),
+            *(one["path"], type_text(one), "yes" if one["trainable"] else "no", one["collection"]),
             *_split(one),
         )
         for one in variables
@@ -273,16 +273,18 @@ def _variables(variables: Sequence[VariableSummary]) -> list[str]:
     return _table([("path", "type", "trainable", "collection"), *rows], 2)
 
 
-def _bytes(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes in the unit that fits it."""
     if count < 1024:
-        return _count(count, "byte")
+        return counted(count, "byte")
     size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
     while size >= 1023.95 and len(units) > 1:  # it would be printed as 1024.0
         size, units = size / 1024, units[1:]
     return f"{size:,.1f} {units[0]}"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number of things, the noun in the plural where there is not one."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

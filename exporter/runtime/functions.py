@@ -8,6 +8,16 @@ import jax
 import numpy as np
 
 from exporter.artifact.stored import StoredConcrete, StoredFunction, StoredProgram
+from exporter.display import (
+    MAX_TYPES,
+    card_of,
+    code,
+    cut,
+    lines,
+    quiet,
+    signature_card,
+    signatures_card,
+)
 from exporter.pytrees import without_classes
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.programs import LoadedProgram
@@ -95,8 +105,13 @@ class LoadedSignature:
         index = self._function.concrete.index(self._concrete)
         return StoredFunction(stored.name, stored.doc, stored.parameters, [stored.concrete[index]])
 
+    @quiet
     def __repr__(self) -> str:
-        return f"<LoadedSignature {self.signature}>"
+        return f"<LoadedSignature {cut(str(self.signature), MAX_TYPES)}>"
+
+    @card_of
+    def _repr_html_(self) -> str:
+        return signature_card(code(self.name), self.signature)
 
 
 class LoadedFunction:
@@ -289,8 +304,16 @@ class LoadedFunction:
     def __reduce__(self) -> NoReturn:
         raise TypeError(COPYING)
 
+    @quiet
     def __repr__(self) -> str:
-        return f"<LoadedFunction {self.__name__}{self.__signature__}>"
+        options = (str(one.signature) for one in self.concrete)
+        return lines(f"LoadedFunction {self.__name__}{self.__signature__}", options)
+
+    @card_of
+    def _repr_html_(self) -> str:
+        title = code(f"{self.__name__}{self.__signature__}")
+        doc = (self.__doc__ or "").strip().partition("\n")[0]
+        return signatures_card(title, [one.signature for one in self.concrete], cut(doc))
 
 
 def _stored(

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from exporter.artifact.encoding import metadata_of
 from exporter.artifact.records import Manifest
 from exporter.artifact.stored import StoredModel
+from exporter.display import card, card_of, code, cut, lines, quiet, signatures_card
 from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
@@ -53,11 +54,23 @@ class LoadedObject:
     def __reduce__(self) -> NoReturn:
         raise TypeError(COPYING)
 
-    def _listed(self) -> str:
-        return ", ".join(n for n in self.__dict__ if n == "__call__" or not n.startswith("__"))
+    def _names(self) -> list[str]:
+        return [n for n in self.__dict__ if n == "__call__" or not n.startswith("__")]
 
+    def _listed(self) -> str:
+        return ", ".join(self._names())
+
+    def _title(self) -> str:
+        return f"{type(self).__name__} {self.__dict__['__class_name__']}: {self._listed()}"
+
+    @quiet
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.__dict__['__class_name__']}: {self._listed()}>"
+        return f"<{cut(self._title())}>"
+
+    @card_of
+    def _repr_html_(self) -> str:
+        rows = [(code(name), code(_kind(self.__dict__[name]))) for name in self._names()]
+        return card(code(self.__dict__["__class_name__"]), ("Attribute", ""), rows)
 
 
 class Signatures(Mapping[str, LoadedSignature]):
@@ -102,9 +115,16 @@ class Signatures(Mapping[str, LoadedSignature]):
     def __len__(self) -> int:
         return len(self._signatures)
 
+    @quiet
     def __repr__(self) -> str:
-        lines = "".join(f"\n  {one.signature}" for one in self._signatures.values())
-        return f"<Signatures{lines or ': none'}>"
+        if not self._signatures:
+            return "<Signatures: none>"
+        return lines("Signatures", (str(one.signature) for one in self._signatures.values()))
+
+    @card_of
+    def _repr_html_(self) -> str:
+        found = [one.signature for one in self._signatures.values()]
+        return signatures_card("Signatures", found, "" if found else self._note or "none")
 
 
 class LoadedModel(LoadedObject):
@@ -200,12 +220,31 @@ class LoadedModel(LoadedObject):
     def __exporter_signatures__(self) -> tuple[Mapping[str, LoadedSignature], str | None]:
         return self.signatures, self.manifest.signature_note
 
+    @quiet
     def __repr__(self) -> str:
-        lines = [super().__repr__()[:-1]]
-        lines += [f"  {signature.signature}" for signature in self.signatures.values()]
+        found = (str(one.signature) for one in self.signatures.values())
+        return lines(self._title(), found, self._size())
+
+    @card_of
+    def _repr_html_(self) -> str:
+        found = [one.signature for one in self.signatures.values()]
+        return signatures_card(code(self.__dict__["__class_name__"]), found, self._size())
+
+    def _size(self) -> str:
         variables = self.__dict__["__variables__"]
         count = sum(variable.size for _, variable in variables)
-        return "\n".join([*lines, f"  {len(variables)} variables, {count:,} elements>"])
+        return f"{len(variables)} variables, {count:,} elements"
+
+
+def _kind(value: object) -> str:
+    """What an attribute is, in a word or two."""
+    if isinstance(value, Variable):
+        return f"{value.dtype.name}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, LoadedObject):
+        return str(value.__dict__["__class_name__"])
+    if isinstance(value, list | tuple | dict):
+        return f"{type(value).__name__} of {len(value)}"
+    return str(value) if isinstance(value, bool | int | float | str) else type(value).__name__
 
 
 def _tree(

@@ -205,7 +205,10 @@ class LoadedProgram:
         rebuilt = self._rebuilt
 
         def flat(*arrays: jax.Array) -> list[jax.Array]:
-            given = dict(zip(order, (*values, *arrays), strict=True))
+            # XLA would compute ahead whatever depends on constants alone: to sort one of 1 MiB took
+            # it half a minute, where the sort itself takes milliseconds.
+            fixed = jax.lax.optimization_barrier(tuple(values)) if values else ()
+            given = dict(zip(order, (*fixed, *arrays), strict=True))
             return list(rebuilt(*(given[position] for position in range(len(order)))))
 
         flat.__name__ = self.name

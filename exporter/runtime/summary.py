@@ -265,6 +265,19 @@ def _stage(record: StageRecord) -> StageSummary:
     }
 
 
+def only(summary: Summary, manifest: Manifest, name: str) -> Summary:
+    """The summary of an artifact with one signature and the variables that it uses."""
+    concrete = manifest.concrete_functions[manifest.signatures[name]]
+    used = {
+        number for program in concrete.programs for number in manifest.programs[program].variables
+    }
+    return {
+        **summary,
+        "signatures": {name: summary["signatures"][name]},
+        "variables": [one for i, one in enumerate(summary["variables"]) if i in used],
+    }
+
+
 def _size_below(path: str, sizes: Mapping[str, int]) -> int:
     """The size of a file, or of all files in a folder."""
     return sum(s for file, s in sizes.items() if file == path or file.startswith(f"{path}/"))

@@ -14,7 +14,9 @@ from typing import TypeVar, overload
 
 import jax
 
+from exporter.display import card, card_of, code, cut, quiet
 from exporter.jax_internals import is_tracing
+from exporter.markup import fragment
 from exporter.pytrees import without_classes
 from exporter.staging.graph import TrackedGraph
 from exporter.staging.inputs import (
@@ -286,8 +288,17 @@ class Function:
     def __hash__(self) -> int:
         return hash((id(self.python_function), id(self.owner)))
 
+    @quiet
     def __repr__(self) -> str:
-        return f"<exporter.function {self.name}{self.python_signature}>"
+        return f"<exporter.function {cut(f'{self.name}{self.python_signature}')}>"
+
+    @card_of
+    def _repr_html_(self) -> str:
+        title = fragment("exporter.function ", code(f"{self.name}{self.python_signature}"))
+        declared = self.input_signature
+        known = "saved for the types it is called with" if declared is None else ""
+        rows = [] if declared is None else [("input_signature", code(str(declared)))]
+        return card(title, ("", "") if rows else (), rows, known)
 
 
 @overload

@@ -17,6 +17,7 @@ import jax.extend.core
 import numpy as np
 from jax import export
 
+from exporter.display import MAX_TYPES, card_of, code, cut, quiet, signature_card
 from exporter.errors import StateError, TracingError, TrackingError, UntrackedVariableError
 from exporter.jax_internals import (
     decided_comparisons,
@@ -180,8 +181,13 @@ class ConcreteFunction:
             for variant in self.variants
         ]
 
+    @quiet
     def __repr__(self) -> str:
-        return f"<ConcreteFunction {self.signature}>"
+        return f"<ConcreteFunction {cut(str(self.signature), MAX_TYPES)}>"
+
+    @card_of
+    def _repr_html_(self) -> str:
+        return signature_card(code(self.name), self.signature)
 
 
 @dataclass(frozen=True)

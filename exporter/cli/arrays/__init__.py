@@ -1,0 +1,1 @@
+"""Arrays of a command: inputs from files and words, outputs to files. Nothing is ever executed."""

@@ -1,0 +1,1 @@
+"""An artifact as one page to look at: `document.py` puts it together. It needs no JAX."""
