@@ -23,6 +23,7 @@ from exporter.artifact.records import StageRecord, replace
 from exporter.artifact.stages import record_of
 from exporter.cli import main
 from exporter.errors import MissingExtraError, OptionError
+from exporter.runtime.comparison import compare
 from exporter.stages import Image, Labels, Tokenizer, Vocabulary
 from exporter.stages.pipeline import HostStages, check, opened
 from signatures.signature import Signature
@@ -611,6 +612,37 @@ def test_without_its_library_a_stage_says_what_installs_it(artifact, tmp_path, m
     stages, _ = at_work(Image(), signature)
     with pytest.raises(MissingExtraError, match="a picture needs Pillow"):
         stages.arrays({"image": b""})
+
+
+def test_callers_of_a_pipeline_are_told_whether_another_can_replace_it(tmp_path):
+    labels, other = Labels(["x", "y", "z"], "scores"), Labels(["x", "y", "w"], "scores")
+    words = Vocabulary(["a", "b"])
+    folders = {
+        name: manifests.read(saved(tmp_path / name, {"serving_default": stages}))
+        for name, stages in (
+            ("none", []),
+            ("labels", [labels]),
+            ("other", [other]),
+            ("words", [words, labels]),
+        )
+    }
+    for before, after, reasons in (
+        ("labels", "labels", []),
+        ("labels", "other", []),
+        ("none", "labels", []),
+        ("labels", "none", ["are gone: it takes arrays only"]),
+        (
+            "labels",
+            "words",
+            ["ids as nothing, which was array", "words as words, which was nothing"],
+        ),
+    ):
+        found = compare(folders[before], folders[after])
+        assert len(found.reasons) == len(reasons)
+        for one, reason in zip(found.reasons, reasons, strict=True):
+            assert str(one).startswith("stages of serving_default ")
+            assert str(one).endswith(reason)
+        assert bool(found.differences) == (before != after)
 
 
 class Reader:
