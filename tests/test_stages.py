@@ -400,6 +400,7 @@ def damaged(tmp_path):
         ),
         (lambda p: Tokenizer(written_tokenizer(p), max_length=2), "2 tokens of each are special"),
         (lambda p: Tokenizer(written_tokenizer(p), max_length="9"), "max_length"),
+        (lambda p: Tokenizer(written_tokenizer(p, pad_id=2**31)), "cannot hold the ids of"),
         (lambda p: Labels(["a", "b"], "scores"), "there are 2 labels"),
         (lambda p: Labels(["a", "b", "c"], "scores", top_k=4), "top_k is 4"),
         (lambda p: Labels(["a", "b", "c"], "count"), "'count' has to be scores"),

@@ -6,6 +6,7 @@ goes on loading what a newer one wrote, and a new kind of stage is no new format
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -174,7 +175,7 @@ def fitting(size: int, axis: Axis, dims: Iterable[Dim]) -> int:
 
 
 def _twice(names: Sequence[str]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _misfits(options: Options, signature: Signature) -> Iterator[str]:

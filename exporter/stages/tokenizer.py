@@ -98,6 +98,9 @@ class Tokenizing:
         if spec is not None and not holds(spec, count - 1):
             name = options.outputs["ids"]
             raise StageError(f"{name!r} is {spec}, which cannot hold the ids of {count:,} tokens")
+        spec = self._specs.get("type_ids")
+        if spec is not None and not holds(spec, options.pad_type_id):
+            raise StageError(f"pad_type_id is {options.pad_type_id}, which {spec} cannot hold")
         self._tokenizer.no_padding()
         if limit is not None:
             way = self._tokenizer.truncation or {}
