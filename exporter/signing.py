@@ -137,16 +137,15 @@ def check_signature(
 
 def _changes(folder: Path) -> list[str]:
     """What came to a folder after it was signed, as far as its own digests tell."""
+    found: list[str] = []
     try:
         files = read_manifest(folder).files
     except ArtifactError as error:
         return [str(error)]
-    found: list[str] = []
-    for record in files:
-        try:
-            verify(folder, [record])
-        except ArtifactError as error:
-            found += error.problems or [str(error)]
+    try:
+        verify(folder, files)
+    except ArtifactError as error:
+        found += error.problems or [str(error)]
     found += [f"{name} was added" for name in unrecorded_files(folder, files)]
     return found or [f"{MANIFEST} is another one. It may be that files were changed with it"]
 

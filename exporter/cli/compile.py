@@ -12,7 +12,7 @@ from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command
 from exporter.cli.terminal import progress
 from exporter.errors import OptionError
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 from exporter.runtime.warming import Case, planned
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest
 from exporter.cli.command import Command, Exit
+from exporter.markup import printable
 from exporter.runtime.comparison import Comparison, added_calls, alike, compare
-from exporter.runtime.describe import printable
 from exporter.runtime.values import ValueDifference, value_differences
 
 

@@ -16,7 +16,7 @@ from exporter.artifact.stages import known_options
 from exporter.cli.arrays.outputs import as_json, planned_files, write_files
 from exporter.cli.arrays.sources import Pipe, sources
 from exporter.cli.arrays.words import read_values, without_keys
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 from exporter.stages.pipeline import HostStages, host_stages
 from signatures.binding import bind
 from signatures.errors import BindError

@@ -13,13 +13,14 @@ import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.arrays.made import random_values, sampled, sizes_of
+from exporter.cli.arrays.made import random_values, sampled
 from exporter.cli.arrays.outputs import as_json, planned_files, storable, write_files
 from exporter.cli.arrays.words import read_values, without_keys
 from exporter.cli.benchmark import Benchmark, measured
 from exporter.cli.command import Command
 from exporter.cli.pipelines import run_pipeline, stages_for
-from exporter.runtime.describe import printable
+from exporter.cli.sizes import add_sizes, sizes_of
+from exporter.markup import printable
 from signatures.binding import bind
 from signatures.errors import UnknownSignatureError
 from signatures.resolver import DEFAULT, resolve_call
@@ -63,15 +64,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         help="make random inputs that the signature allows (default seed: 0)",
     )
-    parser.add_argument(
-        "--size",
-        metavar="AXIS=SIZE",
-        dest="sizes",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="the sizes of named axes in random inputs (default: the smallest allowed)",
-    )
+    add_sizes(parser, "in random inputs (default: the smallest allowed)")
     parser.add_argument(
         "--benchmark",
         metavar="N",

@@ -113,8 +113,6 @@ class BoundProgram:
         Args:
           values: plain arrays of the dtypes of the inputs. Nothing else is known of them.
         """
-        if is_finiteness_checked():
-            return None
         binding = self._binding
         if binding is None or binding.latest is not self._changes.latest:
             if not is_top_level() or not all(map(has_value, self.reads)):
@@ -123,11 +121,13 @@ class BoundProgram:
         try:
             if not self._state and not self.writes:
                 return binding.call(*binding.passed, *values)
+            if is_finiteness_checked():  # the state has to outlast results that are refused
+                return None
             with self._lock:
                 results = binding.call(*binding.passed, *get_all(self._state), *values)
                 set_all(self.writes, results)
             return results[len(self.writes) :]
-        except NotRememberedError:
+        except (NotRememberedError, NotFiniteError):
             return None
 
     def prepare(self, shapes: Sequence[tuple[int, ...]]) -> Outcome:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.artifact.records import Manifest
-from exporter.markup import printable as printable  # noqa: PLC0414  # commands take it from here
+from exporter.markup import printable
 from exporter.runtime.summary import (
     AttachedFunction,
     Bounds,

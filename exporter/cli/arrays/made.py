@@ -46,25 +46,6 @@ def sampled(
     return {tensor.name: array for tensor, array in zip(record.inputs, inputs, strict=True)}
 
 
-def sizes_of(words: Sequence[str]) -> dict[str, int]:
-    """The sizes in words like `batch=8`.
-
-    Raises:
-      OptionError: naming every word that is no such thing.
-    """
-    found: dict[str, int] = {}
-    problems = []
-    for word in words:
-        name, _, text = word.partition("=")
-        if name in found or not text.isascii() or not text.isdecimal() or len(text) > 18:
-            problems.append(repr(word))
-        else:
-            found[name] = int(text)
-    if problems:
-        raise OptionError(f"expected --size AXIS=SIZE, each axis once, got {', '.join(problems)}.")
-    return found
-
-
 def random_values(
     signature: Signature, sizes: Mapping[str, int], seed: int, ranks: Sequence[int] = ()
 ) -> dict[str, np.ndarray]:
