@@ -9,7 +9,10 @@ such an array, and which digit each score is for.
 
 The second half is `READER`, a complete program that runs in a process of its own. All it is given
 is the saved folder. It has neither `DigitNetwork` nor Flax, and it reads the other 450 digits
-exactly as well as the network did before it was saved, and one more from a PNG file.
+exactly as well as the network did before it was saved, and one more from a PNG file. A shell reads
+that one without a program:
+
+    exporter run artifacts/digits --inputs image=artifacts/digits.png
 """
 
 import argparse
@@ -113,7 +116,7 @@ images, labels = test["images"], test["labels"]
 
 model = exporter.load(folder)
 print("signatures:", *model.signatures)
-scores = model.signatures["scores"](image=images)["scores"]
+scores = model.signatures["serving_default"](image=images)["scores"]
 
 answers = np.asarray(scores).argmax(axis=1)
 right = answers == labels
@@ -122,7 +125,7 @@ captions = [f"{answers[i]}" if right[i] else f"{answers[i]} (wrong)" for i in sh
 for line in zip(*map(draw, images[shown], captions), strict=True):
     print(*line, sep="  ")
 
-answer = model.pipelines["scores"](image=pathlib.Path(picture))
+answer = model.pipelines["serving_default"](image=pathlib.Path(picture))
 print(f"\\nthe picture of a {labels[0]} is read as {answer['label'][0]}")
 
 embedding = np.asarray(model.signatures["embedding"](image=images)["embedding"])
@@ -133,12 +136,11 @@ print(f"accuracy {right.mean():.4f}")
 '''
 
 
-def read_elsewhere(folder: Path, images: np.ndarray, labels: np.ndarray) -> str:
+def read_elsewhere(folder: Path, picture: Path, images: np.ndarray, labels: np.ndarray) -> str:
     """Run `READER` in a process of its own and show what it prints. Gives its last line."""
     with tempfile.TemporaryDirectory() as scratch:
-        test_file, picture = Path(scratch, "test.npz"), Path(scratch, "digit.png")
+        test_file = Path(scratch, "test.npz")
         np.savez(test_file, images=images, labels=labels)
-        Image.fromarray(np.uint8(images[0] * 255)).save(picture)
         command = [sys.executable, "-c", READER, str(folder), str(test_file), str(picture)]
         reading = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     print(reading.stdout)
@@ -149,7 +151,7 @@ def read_elsewhere(folder: Path, images: np.ndarray, labels: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train, save and use a reader of digits.")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/digits/1"))
+    parser.add_argument("--out", type=Path, default=Path("artifacts/digits"))
     folder: Path = parser.parse_args().out
 
     digits = load_digits()
@@ -165,21 +167,24 @@ def main() -> None:
     exporter.save(
         network,
         folder,
-        signatures={"scores": network.scores, "embedding": network.embedding},
+        signatures={"serving_default": network.scores, "embedding": network.embedding},
         stages={
-            "scores": [
+            "serving_default": [
                 exporter.stages.Image(scale=1 / 255),
                 exporter.stages.Labels([str(digit) for digit in range(10)]),
             ]
         },
         overwrite=True,
     )
+    picture = folder.with_name(f"{folder.name}.png")
+    Image.fromarray(np.uint8(test_images[0] * 255)).save(picture)
     print(f"saved {folder}; another process loads it:\n")
-    after = read_elsewhere(folder, test_images, test_labels)
+    after = read_elsewhere(folder, picture, test_images, test_labels)
 
     print(f"before saving: {before}\nafter loading: {after}")
     if after != before:
         sys.exit("The loaded model does not do what the saved one did.")
+    print(f"\nA shell needs no program:\n  exporter run {folder} --inputs image={picture}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ network in Flax; its method `embed` is saved for any number of sentences of up t
 
 `READER` is a complete program that runs in a process of its own, with neither Flax nor this file's
 classes. All it is given is the saved folder and some sentences to compare: the tokenizer is in the
-folder too, as a stage of the signature.
+folder too, as a stage of the signature. So a shell needs no program at all:
+
+    exporter run artifacts/minilm --inputs 'text=["hello"]'
 """
 
 import argparse
@@ -144,7 +146,7 @@ import exporter
 
 folder, *sentences = sys.argv[1:]
 
-embed = exporter.load(folder).pipelines["embed"]
+embed = exporter.load(folder).pipelines["serving_default"]
 embedding = np.asarray(embed(text=sentences)["embedding"])
 nearness = embedding @ embedding.T
 
@@ -167,7 +169,7 @@ def published_folder() -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Save a sentence encoder and compare sentences.")
     parser.add_argument("sentences", nargs="*", default=SENTENCES)
-    parser.add_argument("--out", type=Path, default=Path("artifacts/sentence_embedding/1"))
+    parser.add_argument("--out", type=Path, default=Path("artifacts/minilm"))
     arguments = parser.parse_args()
 
     published = published_folder()
@@ -177,17 +179,15 @@ def main() -> None:
         outputs={"ids": "ids", "attention_mask": "mask"},
         max_length=256,  # the model's own limit, where the tokenizer's file says 128
     )
-    exporter.save(
-        encoder,
-        arguments.out,
-        signatures={"embed": encoder.embed},
-        stages={"embed": [tokenizer]},
-        overwrite=True,
-    )
+    exporter.save(encoder, arguments.out, stages={"serving_default": [tokenizer]}, overwrite=True)
     print(f"saved {arguments.out}; another process loads it:\n", flush=True)
 
     command = [sys.executable, "-c", READER, arguments.out, *arguments.sentences]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
+    print(
+        f"\nA shell needs no program:\n  exporter run {arguments.out} --inputs 'text=[\"hello\"]'"
+    )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ KINDS: Mapping[tuple[str, int], tuple[type[Options], str]] = {
 # How many files a stage of each kind has.
 _FILES = {TokenizerOptions: 1, VocabularyOptions: 1, ImageOptions: 0, LabelsOptions: 1}
 
+# What a file of a stage may have, and one of words or labels: any more takes all memory, and means
+# something else, or nothing good.
+MAX_FILE_BYTES = 2**28
+MAX_LINES = 2**24
+
 # A picture of more pixels is neither read nor made: a small file can claim to be any size.
 MAX_PIXELS = 2**26
 

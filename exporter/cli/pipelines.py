@@ -1,140 +1,162 @@
-"""Calls of `exporter run` by the stages of a signature: texts and pictures in, labels out."""
+"""Stages in `exporter run`: texts and pictures among the words of the command."""
 
 import argparse
 import json
-import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from exporter.artifact.assets import read_asset
 from exporter.artifact.records import Manifest
 from exporter.artifact.stages import known_options
-from exporter.cli.arrays.outputs import as_json, planned_files, write_files
-from exporter.cli.arrays.sources import Pipe, sources
-from exporter.cli.arrays.words import read_values, without_keys
+from exporter.cli.arrays.sources import MAX_TEXT_BYTES, Pipe, sources
+from exporter.cli.arrays.words import read_values
+from exporter.errors import FormatVersionError
 from exporter.markup import printable
 from exporter.stages.pipeline import HostStages, host_stages
-from signatures.binding import bind
 from signatures.errors import BindError
 from signatures.spec import TensorSpec
 
 
 def stages_for(arguments: argparse.Namespace, manifest: Manifest, name: str) -> HostStages | None:
-    """The stages of a signature, if inputs as words like `text=hello` are meant for them.
+    """The stages of a signature that a call goes through, if there are any.
 
-    An image may have the name of the input that it becomes: then only a picture is one.
+    If there is one that we do not know, the call is one of arrays, and stderr says so.
 
     Raises:
-      BindError: if a pattern fits no file.
-      FormatVersionError: if an input is none of the signature, and it has stages that we do not
-        know.
+      FormatVersionError: if that is so and an input is none of the signature.
     """
-    if arguments.sample is not None or arguments.random is not None:  # these are arrays
+    records = manifest.stages.get(name)
+    if not records or arguments.no_stages:
         return None
     folder: Path = arguments.folder
-    words = [word.partition("=") for word in arguments.inputs]
+    found = host_stages(manifest, partial(read_asset, folder, manifest.files)).get(name)
+    if found is not None:
+        return found
     concrete = manifest.concrete_functions[manifest.signatures[name]]
     arrays = {tensor.name for tensor in concrete.inputs}
-    stages = host_stages(manifest, partial(read_asset, folder, manifest.files)).get(name)
-    if stages is None:
-        unknown = any(word not in arrays for word, _, _ in words)
-        for record in manifest.stages.get(name, ()) if unknown else ():
+    try:
+        for record in records:
             known_options(record, name)
-        return None
-    own = {name for name, kind in stages.inputs.items() if isinstance(kind, str)}
-    is_meant = any(
-        word in own and (word not in arrays or _pictures(text) is not None)
-        for word, _, text in words
-    )
-    return stages if is_meant or (own and not words) else None
+    except FormatVersionError as error:
+        if any(word.partition("=")[0] not in arrays for word in arguments.inputs):
+            raise
+        print(printable(f"without stages: {error}"), file=sys.stderr)
+    return None
 
 
-def run_pipeline(arguments: argparse.Namespace, stages: HostStages, *, wide: bool) -> None:
-    """Call a signature by its stages, and print or write what it returns."""
-    if arguments.benchmark is not None:
-        arguments.parser.error("--benchmark measures calls with arrays: give these, or --random")
-    # Everything that can be refused is refused before JAX is imported, as for arrays.
-    arrays = stages.arrays(_values(arguments.inputs, stages))
-    values = bind(without_keys(stages.signature), (), arrays).values
-    out: Path | None = arguments.out
-    files = planned_files(out, stages.outputs, overwrite=arguments.overwrite) if out else {}
-    if wide:
-        os.environ.setdefault("JAX_ENABLE_X64", "1")
-    from exporter.keys import from_words, to_words
-    from exporter.loading import load
+def staged_values(given: Sequence[str], stages: HostStages) -> tuple[dict[str, object], bool]:
+    """The values in the words of a command, and whether they are for the stages.
 
-    specs = stages.signature.inputs.items()
-    given: dict[str, Any] = {
-        key: from_words(value, spec.dtype)  # type: ignore[arg-type]  # it is an array
-        for (key, spec), value in zip(specs, values, strict=True)
-    }
-    results = stages.results(load(arguments.folder).signatures[stages.signature.name](**given))
-    outputs = {key: np.asarray(to_words(one)) for key, one in results.items()}
-    if out:
-        write_files(files, outputs, overwrite=arguments.overwrite)
-        for key, array in outputs.items():
-            print(printable(f"{files[key]}  {_type(array)}"))
-    elif arguments.json:
-        print(as_json(outputs))
-    else:
-        _print(outputs)
+    An image may have the name of the array that it becomes: then only a picture is one, and numbers
+    are the array. Values that are all arrays of the signature are for the signature.
 
-
-def _values(given: Sequence[str], stages: HostStages) -> dict[str, object]:
-    """The values in words such as `text=["hello"]` and `image=digit.png`."""
-    specs = {n: one for n, one in stages.inputs.items() if isinstance(one, TensorSpec)}
-    plain = [word for word in given if word.partition("=")[0] not in stages.inputs.keys() - specs]
-    values = read_values(plain, specs)
+    Raises:
+      BindError: naming every input that cannot be read.
+    """
+    own = {name: kind for name, kind in stages.inputs.items() if isinstance(kind, str)}
+    arrays = stages.signature.inputs
+    _refuse_unknown(given, own, arrays)
+    pipe = Pipe()
+    staged: dict[str, object] = {}
+    plain = []
     for word in given:
         name, equals, text = word.partition("=")
-        if word in plain:
-            continue
-        if not equals or name in values:
-            problem = f"{name}: given twice" if equals else f"expected NAME=VALUE, got {word!r}"
-            raise BindError(f"inputs cannot be read:\n  {problem}", [problem])
-        is_image = stages.inputs[name] == "image"
-        values[name] = (_pictures(text) or Path(text)) if is_image else _plain(text)
-    return values
+        value = _staged(name, text, own[name], pipe) if equals and name in own else None
+        if value is None and (not equals or name in arrays):
+            plain.append(word)
+        elif name in staged:
+            raise _unreadable(f"{name}: given twice")
+        elif value is None:  # whatever it is, the stage says why it takes no such thing
+            staged[name] = pipe.read() if text == "-" else Path(text)
+        else:
+            staged[name] = value
+    values = read_values(plain, arrays, pipe)
+    if twice := [name for name in staged if name in values]:
+        raise _unreadable(f"{twice[0]}: given twice")
+    meant = {name for name in values if name in own and not _is_array(values[name])}
+    return values | staged, bool(staged or meant) or not given
 
 
-def _plain(text: str) -> object:
-    """The lists of JSON or the text in it, or else the text as it is."""
+def _refuse_unknown(
+    given: Sequence[str], own: Mapping[str, str], arrays: Mapping[str, TensorSpec]
+) -> None:
+    names = [word.partition("=")[0] for word in given if "=" in word]
+    unknown = [name for name in names if name not in own and name not in arrays]
+    if unknown and own:
+        takes = ", ".join([*(own.keys() - arrays.keys()), *arrays])
+        raise _unreadable(f"{unknown[0]}: not an input; there are {takes}")
+
+
+def _staged(name: str, text: str, kind: str, pipe: Pipe) -> object:
+    """What a word is for a stage, or `None` if it is nothing for it."""
     try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, list | str) else text
+        if kind == "image":
+            return _pictures(text, pipe)
+        return _texts(_piped_text(pipe) if text == "-" else text)
+    except BindError as error:
+        raise _unreadable(f"{name}: {error}") from error
 
 
-def _pictures(text: str) -> list[Path] | None:
-    """The files of pictures that a word names, as JSON, by a pattern or with commas between them.
+def _texts(text: str) -> object:
+    """The lists of JSON or the text in it, or else the text as it is."""
+    value = _parsed(text)
+    if isinstance(value, list | str):
+        return value
+    if value is None and text.startswith("[") and text.endswith("]"):
+        raise BindError(
+            f"{text!r} is not JSON: a shell takes quotes away, unless all is in quotes of another "
+            f"kind, as in '[\"hello\"]'. If it is the text itself, write '{json.dumps(text)}'"
+        )
+    return text
+
+
+def _piped_text(pipe: Pipe) -> str:
+    data = pipe.read()
+    if len(data) > MAX_TEXT_BYTES:
+        raise BindError(f"standard input has more than {MAX_TEXT_BYTES:,} bytes of text")
+    try:
+        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise BindError(f"standard input is not text in UTF-8 (byte {error.start})") from error
+
+
+def _pictures(text: str, pipe: Pipe) -> object:
+    """The pictures that a word names: files, as JSON, by a pattern or with commas; or those in it.
 
     Files with something in brackets behind are for the signature, which takes them as arrays.
     """
-    value = _plain(text)
+    if text == "-":
+        return pipe.read() if pipe.kind() == "image" else None
+    value = _parsed(text)
+    if isinstance(value, dict):
+        return value
     if isinstance(value, list):
-        names = [name for name in value if isinstance(name, str)]
-        return [Path(name) for name in names] if names and len(names) == len(value) else None
-    if text.lower().endswith(".webp"):
-        return [Path(text)]
+        named = [Path(one) if isinstance(one, str) else one for one in value]
+        return None if _is_array(value) else named
     found = None if text.startswith("-") else sources(text, Pipe())
     parts = found.parts if found else ()
     is_fitting = all(one.kind == "image" and one.suffix is None for one in parts)
     return [Path(one.name) for one in parts] if parts and is_fitting else None
 
 
-def _print(outputs: Mapping[str, np.ndarray]) -> None:
-    """Each output with its type and values. NumPy shortens what has more than 1,000 of them."""
-    for name, array in outputs.items():
-        print(printable(f"{name}  {_type(array)}"))
-        for line in np.array2string(array, max_line_width=98).splitlines():
-            print(printable(f"  {line}"))
+def _parsed(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value
 
 
-def _type(array: np.ndarray) -> str:
-    kind = "text" if array.dtype.kind == "U" else array.dtype.name
-    return f"{kind}[{', '.join(map(str, array.shape))}]"
+def _is_array(value: object) -> bool:
+    """Whether a value of `read_values`, or of JSON, is made of numbers."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float | complex | np.ndarray | np.generic)
+
+
+def _unreadable(problem: str) -> BindError:
+    return BindError(f"inputs cannot be read:\n  {problem}", [problem])

@@ -20,6 +20,7 @@ from signatures.signature import Signature
 
 # The formats that are read. The fewer there are, the less of Pillow meets files from strangers.
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_TOLD = "PNG, JPEG or WebP"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Image:
     `{"b64": text}`), or an array of bytes with the axes `[height, width]` or `[height, width,
     channels]`. A list is a batch; anything else is a batch of one. Text is no picture: a server
     that passes on what strangers send must not open the files that they name.
+
+    Files are PNG, JPEG or WebP. They are turned upright as their EXIF says, transparency is left
+    out, of 16 bits the upper 8 count, and of a moving picture the first one. A picture of another
+    size is made to fit, each side by itself.
 
     Attributes:
       input: what callers name the pictures.
@@ -120,10 +125,9 @@ class Picturing:
         way = pillow.Resampling[self._options.resample.upper()]
         with _opened(picture, pillow) as opened:
             _check_size(*opened.size)
-            if opened.mode.startswith(("I", "F")):
-                raise ValueError(f"has pixels of mode {opened.mode}, expected 8 bits for a channel")
             try:
-                return np.asarray(opened.convert(self._options.mode).resize((width, height), way))
+                plain = _eight_bits(_upright(opened), pillow).convert(self._options.mode)
+                return np.asarray(plain.resize((width, height), way))
             except Exception as error:  # Pillow raises almost anything for damaged files
                 raise ValueError(f"is damaged: {error}") from error
 
@@ -164,9 +168,28 @@ def _opened(picture: object, pillow: Any) -> Any:
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise ValueError(_TOO_LARGE) from error
     except pillow.UnidentifiedImageError as error:
-        raise ValueError(f"is not one of {', '.join(_FORMATS)}") from error
+        raise ValueError(f"is no {_TOLD}; save it as one") from error
     except Exception as error:  # Pillow raises almost anything for damaged files
         raise ValueError(f"cannot be read: {error}") from error
+
+
+def _upright(image: Any) -> Any:
+    """A picture as people see it: cameras say in it how they were held."""
+    from PIL import ImageOps
+
+    image.load()  # damaged pixels are another matter than what is said beside them
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  # viewers leave damaged tags aside too
+        return image
+
+
+def _eight_bits(image: Any, pillow: Any) -> Any:
+    """A picture with 8 bits for each channel, the upper ones, and colours without a palette."""
+    if image.mode.startswith("I;16"):
+        return pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    has_mask = image.mode == "P" and "transparency" in image.info
+    return image.convert("RGBA") if has_mask else image
 
 
 def _source(picture: object) -> Path | io.BytesIO:

@@ -14,6 +14,7 @@ from exporter.artifact.records import (
     VocabularyOptions,
 )
 from exporter.artifact.stages import (
+    MAX_FILE_BYTES,
     Options,
     fed_by,
     given_by,
@@ -100,7 +101,7 @@ class HostStages:
         self._files = [record.files for record in records]
         self._read = read
         self._lock = threading.Lock()
-        self._made: list[Any] | None = None
+        self._made: dict[int, Any] = {}
         self.inputs = dict(_inputs(self._options, signature))
         self.outputs = dict(_outputs(self._options, signature))
 
@@ -119,9 +120,9 @@ class HostStages:
         problems = [f"{name}: missing" for name in names if name not in values]
         problems += [f"{name}: not an input" for name in values if name not in self.inputs]
         arrays = {n: v for n, v in values.items() if isinstance(self.inputs.get(n), TensorSpec)}
-        for options, stage in self._stages():
+        for number, options in enumerate(self._options):
             if not isinstance(options, LabelsOptions) and options.input in values:
-                worker: InputStage = stage
+                worker: InputStage = self._stage(number)
                 try:
                     made = worker.arrays(values[options.input])
                 except BindError as error:
@@ -133,12 +134,17 @@ class HostStages:
             raise self._refused(problems)
         return arrays
 
+    def fed(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """Those of `arrays` that stages make."""
+        arrays = self.arrays(values).items()
+        return {n: one for n, one in arrays if not isinstance(self.inputs.get(n), TensorSpec)}
+
     def results(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """What a caller gets for the outputs of the signature."""
         found = dict(outputs)
-        for options, stage in self._stages():
+        for number, options in enumerate(self._options):
             if isinstance(options, LabelsOptions):
-                worker: OutputStage = stage
+                worker: OutputStage = self._stage(number)
                 found |= worker.results(outputs[options.output])
         return {name: found[name] for name in self.outputs}
 
@@ -158,14 +164,11 @@ class HostStages:
         """Whether a caller may leave out what a stage takes, since its inputs have defaults."""
         return all(name in self.signature.defaults for name in fed_by(options))
 
-    def _stages(self) -> list[tuple[Options, Any]]:
+    def _stage(self, number: int) -> Any:
         with self._lock:
-            if self._made is None:
-                self._made = [
-                    self._opened(options, files)
-                    for options, files in zip(self._options, self._files, strict=True)
-                ]
-            return list(zip(self._options, self._made, strict=True))
+            if number not in self._made:
+                self._made[number] = self._opened(self._options[number], self._files[number])
+            return self._made[number]
 
     def _opened(self, options: Options, files: Sequence[str]) -> Any:
         try:
@@ -273,8 +276,17 @@ class Pipelines(Mapping[str, Pipeline]):
 
 def host_stages(manifest: Manifest, read: Read) -> dict[str, HostStages]:
     """The stages of each signature of an artifact, of those of whose kinds we know all."""
+    sizes = {file.path: file.size for file in manifest.files}
+
+    def limited(path: str) -> bytes:
+        if sizes[path] > MAX_FILE_BYTES:
+            raise StageError(
+                f"it has {sizes[path]:,} bytes, and no more than {MAX_FILE_BYTES:,} are read"
+            )
+        return read(path)
+
     return {
-        name: HostStages(records, signature_of(manifest, manifest.signatures[name], name), read)
+        name: HostStages(records, signature_of(manifest, manifest.signatures[name], name), limited)
         for name, records in manifest.stages.items()
         if all(options_of(record) is not None for record in records)
     }

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from exporter.artifact.stages import Options
+from exporter.artifact.stages import MAX_FILE_BYTES, MAX_LINES, Options
 from exporter.errors import MissingExtraError, StageError
 from signatures.signature import Signature
 
 # What a stage takes or gives that is no array.
 Kind = Literal["text", "words", "image", "label"]
-
-# Nobody has a vocabulary of more: a path to something else is meant.
-_MAX_FILE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -70,13 +67,13 @@ def content_of(path: str | os.PathLike[str]) -> tuple[str, bytes]:
         if not file.is_file():  # a pipe would never end
             raise StageError(f"{file} is not a file" if file.exists() else f"{file} is not there")
         with file.open("rb") as stream:
-            data = stream.read(_MAX_FILE_BYTES + 1)
+            data = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, StageError):
             raise
         raise StageError(f"{str(file)!r} cannot be read: {error}") from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise StageError(f"{file} has more than {_MAX_FILE_BYTES:,} bytes")
+    if len(data) > MAX_FILE_BYTES:
+        raise StageError(f"{file} has more than {MAX_FILE_BYTES:,} bytes")
     return file.name, data
 
 
@@ -89,6 +86,8 @@ def lines_of(data: bytes, name: str) -> list[str]:
     Raises:
       StageError: if it is no such file, or is empty.
     """
+    if data.count(b"\n") > MAX_LINES:
+        raise StageError(f"{name} has more than {MAX_LINES:,} lines, which are not read")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
