@@ -125,11 +125,12 @@ def _signatures(summary: Summary) -> Iterator[str]:
             *_labelled("outputs", [_row(*item) for item in signature["outputs"].items()]),
         ]
         yield from _table(rows, 4)
-        yield from (line for stage in signature.get("stages", ()) for line in _stage(stage))
+        for stage in signature.get("stages", ()):
+            yield from _wrapped(stage_text(stage), 4, hanging=2)
         yield from _facts(signature, 4)
 
 
-def _stage(stage: StageSummary) -> list[str]:
+def stage_text(stage: StageSummary) -> str:
     """A stage with its options as they are in the manifest, so that unknown ones are shown too."""
     texts = [
         f"{name} {one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)}"
@@ -140,7 +141,7 @@ def _stage(stage: StageSummary) -> list[str]:
     ]
     parts = [*cut, *(f"in {file}" for file in stage["files"])]
     parts += [] if stage["known"] else [f"needs jax-exporter {stage['since']}"]
-    return _wrapped(f"stage {stage['kind']}: {', '.join(parts)}", 4, hanging=2)
+    return f"stage {stage['kind']}: {', '.join(parts)}"
 
 
 def _row(name: str, tensor: Tensor) -> tuple[str, ...]:
