@@ -1,5 +1,6 @@
 """The stages of the signatures that are saved: those that were given, or a loaded model has."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,12 +73,23 @@ def _checked(stages: object, signatures: Iterable[str]) -> dict[str, list[Stage]
         if name not in signatures:
             known = ", ".join(map(repr, signatures)) or "none"
             raise OptionError(f"stages has {name!r}, and the signatures are {known}.")
-        if not isinstance(listed, Sequence) or not all(hasattr(s, "prepared") for s in listed):
+        is_list = isinstance(listed, Sequence) and all(map(_is_stage, listed))
+        if not is_list:
             raise OptionError(
                 f"stages has {listed!r} for {name!r}: expected a list of stages of "
                 "exporter.stages: Tokenizer, Vocabulary, Image, Labels."
             )
     return {name: list(listed) for name, listed in stages.items()}
+
+
+def _is_stage(value: object) -> bool:
+    return hasattr(value, "prepared") and not isinstance(value, type)
+
+
+def _told(error: Exception) -> str:
+    """What an error says, in an author's words if it is of an option of the wrong type."""
+    found = re.fullmatch(r"(.+) - at `\$\.([^`]+)`", str(error))
+    return f"{found[2]}: {found[1][0].lower()}{found[1][1:]}" if found else str(error)
 
 
 def _prepared(stages: Sequence[Stage], signature: Signature) -> list[AttachedStage]:
@@ -90,7 +102,7 @@ def _prepared(stages: Sequence[Stage], signature: Signature) -> list[AttachedSta
             options_of(record_of(one.options))  # as a reader will see them
             found.append(one)
         except (TypeError, ValueError) as error:
-            problems.append(f"{type(stage).__name__}: {error}")
+            problems.append(f"{type(stage).__name__}: {_told(error)}")
     if not problems:
         check([one.options for one in found], signature)
         for stage, one in zip(stages, found, strict=True):

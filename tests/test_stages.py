@@ -247,6 +247,7 @@ def test_odd_pictures_are_read_as_people_see_them():
         (encoded(clear), shown),
         (masked.getvalue(), np.asarray(palette.convert("RGB"))),
         (deep, threefold),
+        (plain, shown),
         (encoded(picture("L", (6, 5))), threefold),
     ):
         np.testing.assert_array_equal(stages.arrays({"image": given})["x"], [expected])
@@ -287,11 +288,12 @@ def large():
         ({"b64": "***"}, "image[0]: is not base64"),
         (
             {"b64": "", "path": "x"},
-            "image[0]: expected a path, bytes or an array of uint8, got dict",
+            "image[0]: expected a path, bytes, an image of Pillow or an array of uint8, got dict",
         ),
         (np.zeros((4, 4)), "image[0]: expected uint8[height, width]"),
         (np.zeros((0, 4), np.uint8), "image[0]: has no pixels"),
-        (3, "image[0]: expected a path, bytes or an array of uint8, got int"),
+        (pillow.new("F", (3, 3)), "image[0]: has pixels of mode F, expected 8 or 16 bits"),
+        (3, "image[0]: expected a path, bytes, an image of Pillow or an array of uint8, got int"),
     ],
 )
 def test_what_is_no_picture_is_refused(value, problem):
@@ -300,7 +302,7 @@ def test_what_is_no_picture_is_refused(value, problem):
     with pytest.raises(BindError) as caught:
         stages.arrays({"image": value})
     assert problem in str(caught.value)
-    assert "It takes image: image." in str(caught.value)
+    assert "It takes image: pictures." in str(caught.value)
 
 
 def test_files_that_are_damaged_at_random_are_refused_or_read(tmp_path):
@@ -338,7 +340,7 @@ def test_labels_are_those_of_the_highest_scores(dtype, k):
     scores = jnp.asarray(rng.permuted(np.tile(np.arange(7), (2, 5, 1)), axis=-1), dtype)
     labels = [f"label {number}" for number in range(7)]
     signature = Signature("f", {}, {"scores": TensorSpec(("a", "b", 7), dtype)})
-    stages, _ = at_work(Labels(labels, top_k=k, name="kind"), signature)
+    stages, _ = at_work(Labels(np.array(labels), top_k=k, name="kind"), signature)
     found = stages.results({"scores": scores})
     plain = np.asarray(scores).astype(np.float64)
     order = np.argsort(-plain, axis=-1)[..., :k]
@@ -438,6 +440,11 @@ def damaged(tmp_path):
         (lambda p: Tokenizer(written_tokenizer(p, pad_id=2**31)), "cannot hold the ids of"),
         (lambda p: Labels(["a", "b"], "scores"), "there are 2 labels"),
         (lambda p: Labels(["a", "b", "c"], "scores", top_k=4), "top_k is 4"),
+        (
+            lambda p: Labels(["a", "b", "c"], "scores", top_k=0),
+            "Labels: top_k: expected `int` >= 1",
+        ),
+        (lambda p: Labels("a,b,c", "scores"), "labels is 'a,b,c', and there is no such file; or"),
         (lambda p: Labels(["a", "b", "c"], "count"), "'count' has to be scores"),
         (
             lambda p: Labels(["a", "b", "c"]),
@@ -473,8 +480,13 @@ def test_arrays_too_small_for_a_vocabulary_or_pixels_are_refused(tmp_path):
         (Image(std=0), TensorSpec(("b", 2, 2), "float32"), "std is not 0"),
         (Image(size=(3, 2)), TensorSpec(("b", 2, 2), "float32"), "[batch, 3, 2] of L, and takes"),
         (Image(), TensorSpec(("b", "h", 2), "float32"), "size= is (height, width)"),
+        (
+            Tokenizer(tmp_path / "tokenizer.json"),
+            TensorSpec(("b", "n"), "int32"),
+            "no input is called ids, attention_mask, type_ids, they are 'x'",
+        ),
     ):
-        signature = Signature("f", {"ids": spec}, {})
+        signature = Signature("f", {"x" if "called" in problem else "ids": spec}, {})
         with pytest.raises(StageError) as caught:
             prepared = stage.prepared(signature)
             check([prepared.options], signature)
@@ -488,6 +500,8 @@ def test_arrays_too_small_for_a_vocabulary_or_pixels_are_refused(tmp_path):
         ([], "stages is a dict with a list of stages"),
         ({"predict": []}, "stages has 'predict', and the signatures are 'serving_default'"),
         ({"serving_default": ["labels.txt"]}, "expected a list of stages of exporter.stages"),
+        ({"serving_default": [Labels]}, "expected a list of stages of exporter.stages"),
+        ({"serving_default": Labels(["a"])}, "expected a list of stages of exporter.stages"),
     ],
 )
 def test_stages_are_lists_by_the_name_of_a_signature(tmp_path, stages, problem):
@@ -499,6 +513,9 @@ def test_stages_are_lists_by_the_name_of_a_signature(tmp_path, stages, problem):
 def test_a_loaded_model_takes_texts_and_gives_labels(artifact):
     model = exporter.load(artifact)
     pipeline = model.pipelines["serving_default"]
+    shown = "serving_default(text: text) -> (label: label, label_score: float32[batch], count: "
+    assert f"\n  with stages {shown}" in repr(model)
+    assert f"\n  {shown}" in repr(model.pipelines)
     assert pipeline.inputs == {"text": "text"}
     shown = {name: str(kind) for name, kind in pipeline.outputs.items()}
     assert shown == {"label": "label", "label_score": "float32[batch]", "count": "int32[]"}
@@ -791,7 +808,7 @@ def test_run_takes_texts_and_pictures_from_standard_input(artifact, tmp_path, ca
         (["txet=a"], "txet: not an input; there are text, ids"),
         (["text=a", "text=b"], "text: given twice"),
         (["text=a", "ids=[[1]]"], "ids: not an input"),
-        ([], "text: missing. It takes text: text."),
+        ([], "text: missing. It takes text: texts."),
         (["text=[1]"], "text[0]: expected text, got int"),
     ],
 )

@@ -222,7 +222,8 @@ class LoadedModel(LoadedObject):
 
     @quiet
     def __repr__(self) -> str:
-        found = (str(one.signature) for one in self.signatures.values())
+        found = [str(one.signature) for one in self.signatures.values()]
+        found += [f"with stages {one}" for one in self.pipelines.lines()]
         return lines(self._title(), found, self._size())
 
     @card_of

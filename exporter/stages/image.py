@@ -5,6 +5,7 @@ import binascii
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,9 +29,9 @@ class Image:
     """Pictures in, pixels out: `(pixel * scale - mean) / std`, where a pixel is from 0 to 255.
 
     A picture is the path of a file (`pathlib.Path`), the content of one (bytes, or
-    `{"b64": text}`), or an array of bytes with the axes `[height, width]` or `[height, width,
-    channels]`. A list is a batch; anything else is a batch of one. Text is no picture: a server
-    that passes on what strangers send must not open the files that they name.
+    `{"b64": text}`), an image of Pillow, or an array of bytes with the axes `[height, width]` or
+    `[height, width, channels]`. A list is a batch; anything else is a batch of one. Text is no
+    picture: a server that passes on what strangers send must not open the files that they name.
 
     Files are PNG, JPEG or WebP. They are turned upright as their EXIF says, transparency is left
     out, of 16 bits the upper 8 count, and of a moving picture the first one. A picture of another
@@ -125,6 +126,8 @@ class Picturing:
         way = pillow.Resampling[self._options.resample.upper()]
         with _opened(picture, pillow) as opened:
             _check_size(*opened.size)
+            if opened.mode in {"I", "F"}:
+                raise ValueError(f"has pixels of mode {opened.mode}, expected 8 or 16 bits of each")
             try:
                 plain = _eight_bits(_upright(opened), pillow).convert(self._options.mode)
                 return np.asarray(plain.resize((width, height), way))
@@ -160,6 +163,8 @@ def _opened(picture: object, pillow: Any) -> Any:
     Raises:
       ValueError: if it is none.
     """
+    if isinstance(picture, pillow.Image):
+        return nullcontext(picture)  # it is its owner who closes it
     if isinstance(picture, np.ndarray) or hasattr(picture, "__array__"):
         return pillow.fromarray(_checked(np.asarray(picture)))
     source = _source(picture)
@@ -216,7 +221,10 @@ def _source(picture: object) -> Path | io.BytesIO:
                 "expected a picture, got text. Pass pathlib.Path(...) for a file, or its content "
                 'as bytes or {"b64": ...}'
             )
-    raise ValueError(f"expected a path, bytes or an array of uint8, got {type(picture).__name__}")
+    raise ValueError(
+        "expected a path, bytes, an image of Pillow or an array of uint8, got "
+        f"{type(picture).__name__}"
+    )
 
 
 _TOO_LARGE = f"claims to have more than {MAX_PIXELS:,} pixels, which are not unpacked"

@@ -61,11 +61,13 @@ class Labelling:
             raise StageError(f"the labels have one of more than {_MAX_LENGTH:,} characters")
         self._labels = np.array(lines, object)
         axis = (signature.outputs[options.output].shape or (None,))[-1]
-        if (isinstance(axis, int) and axis != len(lines)) or len(lines) < options.top_k:
+        if isinstance(axis, int) and axis != len(lines):
             raise StageError(
-                f"there are {len(lines)} labels, {options.top_k} are asked for, and "
-                f"{options.output!r} is {signature.outputs[options.output]}"
+                f"there are {len(lines)} labels, and {options.output!r} is "
+                f"{signature.outputs[options.output]}, with {axis} scores"
             )
+        if len(lines) < options.top_k:
+            raise StageError(f"top_k is {options.top_k}, and there are {len(lines)} labels")
 
     def results(self, output: Any) -> dict[str, Any]:
         """See `OutputStage`."""

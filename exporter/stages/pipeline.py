@@ -22,6 +22,7 @@ from exporter.artifact.stages import (
     options_of,
     problems_of,
 )
+from exporter.display import cut, lines, quiet
 from exporter.errors import StageError
 from exporter.stages.image import Picturing
 from exporter.stages.labels import Labelling
@@ -39,6 +40,8 @@ _KINDS: Mapping[type[Options], Kind] = {
     VocabularyOptions: "words",
     ImageOptions: "image",
 }
+
+_PLURALS = {"text": "texts", "image": "pictures"}
 
 
 def opened(options: Options, files: Sequence[bytes], signature: Signature) -> Any:
@@ -181,10 +184,10 @@ class HostStages:
             ) from error
 
     def _refused(self, problems: Sequence[str]) -> BindError:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        inputs = ", ".join(f"{name}: {kind}" for name, kind in self.inputs.items())
+        found = "".join(f"\n  {problem}" for problem in problems)
+        inputs = ", ".join(f"{name}: {_PLURALS.get(str(k), k)}" for name, k in self.inputs.items())
         return BindError(
-            f"values do not fit the pipeline {self.signature.name!r}:{lines}\nIt takes {inputs}.",
+            f"values do not fit the pipeline {self.signature.name!r}:{found}\nIt takes {inputs}.",
             problems,
         )
 
@@ -215,10 +218,15 @@ class Pipeline:
         """
         return self._stages.results(self._call(**self._stages.arrays(values)))
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
+        """It as signatures are written."""
         inputs = ", ".join(f"{name}: {kind}" for name, kind in self.inputs.items())
         outputs = ", ".join(f"{name}: {kind}" for name, kind in self.outputs.items())
-        return f"<Pipeline {self.name}({inputs}) -> ({outputs})>"
+        return f"{self.name}({inputs}) -> ({outputs})"
+
+    @quiet
+    def __repr__(self) -> str:
+        return f"<Pipeline {cut(str(self))}>"
 
 
 class Pipelines(Mapping[str, Pipeline]):
@@ -269,9 +277,13 @@ class Pipelines(Mapping[str, Pipeline]):
     def __len__(self) -> int:
         return len(self._stages)
 
+    def lines(self) -> list[str]:
+        """Each as signatures are written, or its name alone if we do not know its stages."""
+        return [str(self._known.get(name, name)) for name in self._stages]
+
+    @quiet
     def __repr__(self) -> str:
-        lines = "".join(f"\n  {self._known.get(name, name)}" for name in self._stages)
-        return f"<Pipelines{lines or ': none'}>"
+        return lines("Pipelines", self.lines()) if self._stages else "<Pipelines: none>"
 
 
 def host_stages(manifest: Manifest, read: Read) -> dict[str, HostStages]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from exporter.artifact.stages import MAX_FILE_BYTES, MAX_LINES, Options
 from exporter.errors import MissingExtraError, StageError
 from signatures.signature import Signature
@@ -107,9 +109,11 @@ def as_lines(
       StageError: if it cannot be read, or a word of the list cannot stand in a line.
     """
     if isinstance(given, str | os.PathLike):
+        if isinstance(given, str) and not Path(given).exists():
+            raise StageError(f"{what} is {given!r}, and there is no such file; or give a list")
         return content_of(given)
     listed: object = given
-    words: list[object] = list(listed) if isinstance(listed, Sequence) else []
+    words: list[object] = list(listed) if isinstance(listed, Sequence | np.ndarray) else []
     if not words:
         raise StageError(f"{what} is the path of a text file or a list of texts; got {given!r}")
     for position, word in enumerate(words):

@@ -51,6 +51,12 @@ class Tokenizer:
         name, data = content_of(self.file)
         tokenizer = _opened(data, name)
         outputs = dict(self.outputs or {part: part for part in _PARTS if part in signature.inputs})
+        if not outputs:
+            known = ", ".join(map(repr, signature.inputs)) or "none"
+            raise StageError(
+                f"no input is called {', '.join(_PARTS)}, they are {known}: say with outputs= "
+                "which takes the ids, as in {'ids': 'tokens'}"
+            )
         if unknown := [part for part in outputs if part not in _PARTS]:
             raise StageError(f"outputs has {unknown[0]!r}, and can have {', '.join(_PARTS)}")
         padding = tokenizer.padding or {}
