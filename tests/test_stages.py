@@ -444,7 +444,8 @@ def damaged(tmp_path):
             lambda p: Labels(["a", "b", "c"], "scores", top_k=0),
             "Labels: top_k: expected `int` >= 1",
         ),
-        (lambda p: Labels("a,b,c", "scores"), "labels is 'a,b,c', and there is no such file; or"),
+        (lambda p: Labels("a,b,c", "scores"), "labels: a,b,c is not there; labels themselves are"),
+        (lambda p: Labels("a" * 5000, "scores"), "labels themselves are given as a list"),
         (lambda p: Labels(["a", "b", "c"], "count"), "'count' has to be scores"),
         (
             lambda p: Labels(["a", "b", "c"]),

@@ -109,9 +109,10 @@ def as_lines(
       StageError: if it cannot be read, or a word of the list cannot stand in a line.
     """
     if isinstance(given, str | os.PathLike):
-        if isinstance(given, str) and not Path(given).exists():
-            raise StageError(f"{what} is {given!r}, and there is no such file; or give a list")
-        return content_of(given)
+        try:
+            return content_of(given)
+        except StageError as error:
+            raise StageError(f"{what}: {error}; {what} themselves are given as a list") from error
     listed: object = given
     words: list[object] = list(listed) if isinstance(listed, Sequence | np.ndarray) else []
     if not words:
