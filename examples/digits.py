@@ -4,8 +4,8 @@
 
 The first half of this file is ordinary Flax: a small convolutional network, trained in seconds on
 1347 handwritten digits. Two of its methods carry `@exporter.function`, which says what arrays they
-take. Nothing else has to be said to save it. Two stages around `scores` say how a picture becomes
-such an array, and which digit each score is for.
+take. Nothing else has to be said to save it. Stages around them say how a picture becomes such an
+array, and which digit each score is for.
 
 The second half is `READER`, a complete program that runs in a process of its own. All it is given
 is the saved folder. It has neither `DigitNetwork` nor Flax, and it reads the other 450 digits
@@ -164,27 +164,26 @@ def main() -> None:
     answers = network.scores(test_images)["scores"].argmax(axis=1)
     before = f"accuracy {np.mean(answers == test_labels):.4f}"
 
+    picture = exporter.stages.Image(scale=1 / 255)
     exporter.save(
         network,
         folder,
         signatures={"serving_default": network.scores, "embedding": network.embedding},
         stages={
-            "serving_default": [
-                exporter.stages.Image(scale=1 / 255),
-                exporter.stages.Labels([str(digit) for digit in range(10)]),
-            ]
+            "serving_default": [picture, exporter.stages.Labels([str(n) for n in range(10)])],
+            "embedding": [picture],
         },
         overwrite=True,
     )
-    picture = folder.with_name(f"{folder.name}.png")
-    Image.fromarray(np.uint8(test_images[0] * 255)).save(picture)
+    file = folder.with_name(f"{folder.name}.png")
+    Image.fromarray(np.uint8(test_images[0] * 255)).save(file)
     print(f"saved {folder}; another process loads it:\n")
-    after = read_elsewhere(folder, picture, test_images, test_labels)
+    after = read_elsewhere(folder, file, test_images, test_labels)
 
     print(f"before saving: {before}\nafter loading: {after}")
     if after != before:
         sys.exit("The loaded model does not do what the saved one did.")
-    print(f"\nA shell needs no program:\n  exporter run {folder} --inputs image={picture}")
+    print(f"\nA shell needs no program:\n  exporter run {folder} --inputs image={file}")
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def large():
         ([b"\x89PNG", b""], "image[1]: is no PNG, JPEG or WebP; save it as one"),
         (encoded(picture(), "GIF"), "image[0]: is no PNG"),
         ("/etc/passwd", "image[0]: expected a picture, got text. Pass pathlib.Path"),
-        (Path("nowhere.png"), "image[0]: nowhere.png is not a file"),
+        (Path("nowhere.png"), "image[0] (nowhere.png): is not a file"),
         ({"b64": "***"}, "image[0]: is not base64"),
         (
             {"b64": "", "path": "x"},
@@ -618,6 +618,11 @@ def test_a_stage_that_we_do_not_know_is_refused_only_when_it_is_used(artifact, t
     assert "stage sound\\u001b[31m: rate 16000" in capsys.readouterr().out
     assert main(["run", str(folder), "--inputs", "sound=x"]) == 1
     assert "Install 9.4.0 or a newer one" in capsys.readouterr().err
+    words = ["run", str(folder), "--json", "--inputs", "ids=[[1, 2]]"]
+    assert main(words) == 1
+    assert capsys.readouterr().err.endswith("For this command, that is --no-stages.\n")
+    assert main([*words, "--no-stages"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"scores": [[9, 11, 13]], "count": 3}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from exporter.artifact.stages import known_options
 from exporter.cli.arrays.sources import MAX_TEXT_BYTES, Pipe, sources
 from exporter.cli.arrays.words import read_values
 from exporter.errors import FormatVersionError
-from exporter.markup import printable
 from exporter.stages.pipeline import HostStages, host_stages
 from signatures.errors import BindError
 from signatures.spec import TensorSpec
@@ -24,28 +22,19 @@ from signatures.spec import TensorSpec
 def stages_for(arguments: argparse.Namespace, manifest: Manifest, name: str) -> HostStages | None:
     """The stages of a signature that a call goes through, if there are any.
 
-    If there is one that we do not know, the call is one of arrays, and stderr says so.
-
     Raises:
-      FormatVersionError: if that is so and an input is none of the signature.
+      FormatVersionError: if there is one that we do not know.
     """
     records = manifest.stages.get(name)
     if not records or arguments.no_stages:
         return None
-    folder: Path = arguments.folder
-    found = host_stages(manifest, partial(read_asset, folder, manifest.files)).get(name)
-    if found is not None:
-        return found
-    concrete = manifest.concrete_functions[manifest.signatures[name]]
-    arrays = {tensor.name for tensor in concrete.inputs}
     try:
         for record in records:
             known_options(record, name)
     except FormatVersionError as error:
-        if any(word.partition("=")[0] not in arrays for word in arguments.inputs):
-            raise
-        print(printable(f"without stages: {error}"), file=sys.stderr)
-    return None
+        raise FormatVersionError(f"{error} For this command, that is --no-stages.") from error
+    folder: Path = arguments.folder
+    return host_stages(manifest, partial(read_asset, folder, manifest.files))[name]
 
 
 def staged_values(given: Sequence[str], stages: HostStages) -> tuple[dict[str, object], bool]:

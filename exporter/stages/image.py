@@ -107,7 +107,8 @@ class Picturing:
             try:
                 pictures.append(self._pixels(one))
             except ValueError as error:
-                problems.append(f"{name}[{position}]: {error}")
+                file = f" ({os.fspath(one)})" if isinstance(one, os.PathLike) else ""
+                problems.append(f"{name}[{position}]{file}: {error}")
         if problems:
             raise BindError("\n".join(problems), problems)
         channels = {"HW": (), "HWC": (len(options.mode),), "CHW": (len(options.mode),)}
@@ -207,7 +208,7 @@ def _source(picture: object) -> Path | io.BytesIO:
         case os.PathLike():
             source = Path(picture)
             if not source.is_file():
-                raise ValueError(f"{source} is not a file")
+                raise ValueError("is not a file")
             return source
         case bytes() | bytearray() | memoryview():
             return io.BytesIO(picture)
