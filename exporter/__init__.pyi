@@ -1,3 +1,4 @@
+from exporter import stages as stages
 from exporter.artifact.layout import is_artifact as is_artifact
 from exporter.asset import Asset as Asset
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
@@ -30,6 +31,7 @@ from exporter.errors import OptionError as OptionError
 from exporter.errors import PlacementError as PlacementError
 from exporter.errors import Problem as Problem
 from exporter.errors import RestoreError as RestoreError
+from exporter.errors import StageError as StageError
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError
 from exporter.errors import TrackingError as TrackingError

@@ -8,6 +8,7 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   └── InconclusiveSizesError                           asks for a size that depends on the call
 ├── LoweringError                   (ValueError)         a trace cannot become a program
 ├── OptionError                     (ValueError)         an option has a value that cannot be
+├── StageError                      (ValueError)         a stage does not fit its signature
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already
@@ -144,6 +145,18 @@ class LoweringError(ExporterError, ValueError):
 
 class OptionError(ExporterError, ValueError):
     """An option has a value that cannot be."""
+
+
+class StageError(ExporterError, ValueError):
+    """A stage does not fit its signature, or its file cannot be used.
+
+    Attributes:
+      problems: one line for each thing that is wrong.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class ArtifactError(ExporterError, ValueError):

@@ -40,6 +40,7 @@ _SAVING = (
     "exporter.drafting",
     "exporter.labels",
     "exporter.samples",
+    "exporter.pipelines",
     "exporter.resolution",
 )
 
@@ -66,6 +67,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
+    # It is shared by saving, which opens stages to check them, and by the runtime and commands.
+    "exporter.stages": (*_BASE, "exporter.artifact"),
     "exporter.runtime": (
         *_BASE,
         *_SHARED,
@@ -73,6 +76,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.jax_programs",
         "exporter.operations",
         "exporter.artifact",
+        "exporter.stages",  # a loaded model has pipelines
     ),
     # Inputs that nobody gave: the commands and the checks of conversions call with them.
     "exporter.made": (*_BASE, "exporter.artifact"),
@@ -126,6 +130,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.progress",
         "exporter.drafting",
+    ),
+    "exporter.pipelines": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.drafting",
+        "exporter.stages",  # what is attached is opened once, to see that it fits
     ),
     "exporter.writing": (
         *_BASE,
@@ -188,6 +199,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         *_BASE,
         "exporter.artifact",
+        "exporter.stages",  # what they make of words is refused before JAX is imported
         "exporter.runtime",
         "exporter.conversion",
         "exporter.made",
@@ -247,7 +259,8 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.jax_programs",
         "exporter.jax_static",
     ),
-    "PIL": ("exporter.cli.arrays.images",),
+    "PIL": ("exporter.cli.arrays.images", "exporter.stages.image"),
+    "tokenizers": ("exporter.stages.tokenizer",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "rich": ("exporter.cli.terminal",),
     "model_signing": ("exporter.signing",),
@@ -292,6 +305,7 @@ WITHOUT_JAX = (
     "exporter.artifact.layout",
     "exporter.artifact.glimpses",
     "exporter.runtime.describe",
+    "exporter.stages",
     "exporter.runtime.page",
     "exporter.runtime.comparison",
     "exporter.runtime.values",

@@ -293,7 +293,7 @@ def test_a_value_that_cannot_be_is_refused_where_it_is_given(option, value, mess
     assert str(refused.value).startswith(message)
 
 
-@pytest.mark.parametrize("name", ["function_aliases", "metadata"])
+@pytest.mark.parametrize("name", ["function_aliases", "metadata", "pipelines"])
 def test_names_that_a_loaded_model_has_for_itself_are_refused(name, tmp_path):
     model = Model()
     setattr(model, name, Variable(1.0))

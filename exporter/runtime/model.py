@@ -12,6 +12,7 @@ from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
 from exporter.runtime.paths import values_by_key
+from exporter.stages.pipeline import Pipelines
 from exporter.variable import Variable, fitting, held
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.errors import BindError, UnknownSignatureError
@@ -149,6 +150,11 @@ class LoadedModel(LoadedObject):
         return self.__dict__["__signatures__"]  # type: ignore[no-any-return]  # set when loaded
 
     @property
+    def pipelines(self) -> Pipelines:
+        """The signatures that were saved with stages, with them, by name."""
+        return self.__dict__.get("__pipelines__") or Pipelines({}, {}, self.signatures)
+
+    @property
     def manifest(self) -> Manifest:
         """Everything the artifact says about itself."""
         return self.__dict__["__manifest__"]  # type: ignore[no-any-return]  # set when loaded
@@ -226,7 +232,8 @@ class LoadedModel(LoadedObject):
 
     @quiet
     def __repr__(self) -> str:
-        found = (str(one.signature) for one in self.signatures.values())
+        found = [str(one.signature) for one in self.signatures.values()]
+        found += [f"with stages {one}" for one in self.pipelines.lines()]
         return lines(self._title(), found, self._size())
 
     @card_of
