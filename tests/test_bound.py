@@ -254,3 +254,22 @@ def test_an_interrupt_loses_no_state(loaded):
     calls = int(loaded.calls)
     loaded.count(X)
     assert int(loaded.calls) == calls + 1
+
+
+def test_a_thousand_constants_of_one_number_each_compile(tmp_path):
+    class Sum:
+        def __init__(self):
+            self.terms = [jnp.full(8, number, "float32") for number in range(1000)]
+            self.matrix = jnp.eye(8)
+            self.flags = jnp.arange(8) % 2 == 0
+            self.count = jnp.int32(3)
+
+        @function(input_signature=[TensorSpec((8,), name="x")])
+        def add(self, x):
+            for term in self.terms:
+                x = x + term
+            return jnp.where(self.flags, x, 0) @ self.matrix * self.count
+
+    exporter.save(Sum(), tmp_path / "model", platforms=("cpu",))
+    add = exporter.load(tmp_path / "model", cache=False).add
+    np.testing.assert_allclose(add(np.ones(8, np.float32)), [3 * 499501, 0] * 4)

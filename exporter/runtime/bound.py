@@ -35,7 +35,8 @@ from exporter.jax_dispatch import (
 )
 from exporter.keys import from_words, to_words
 from exporter.runtime.compiling import Outcome
-from exporter.runtime.programs import Embedded, LoadedProgram
+from exporter.runtime.embedding import Embedded
+from exporter.runtime.programs import LoadedProgram
 from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_all, share
 from signatures.dtypes import KeyType, as_dtype
 from signatures.spec import TensorSpec, storage_shape

@@ -1,7 +1,6 @@
 """Bytecode and manifest back into something JAX can call."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from exporter.artifact.records import ProgramRecord, replace
 from exporter.errors import IncompatibleRuntimeError
 from exporter.jax_internals import rebuild, shown_mesh
 from exporter.runtime.compiling import Compiler, Outcome
+from exporter.runtime.embedding import Embedded
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.binding import check_values
@@ -22,25 +22,6 @@ from signatures.dtypes import WIDE, KeyType, is_inexact
 from signatures.errors import SpecError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec, storage_shape
-
-
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """The values of the variables that no program changes, as constants of compiled code.
-
-    Attributes:
-      values: flat plain arrays.
-    """
-
-    values: Sequence[jax.Array]
-
-    @cached_property
-    def digest(self) -> str:
-        """The same for the same values, and no other."""
-        arrays = [np.ascontiguousarray(value) for value in self.values]
-        types = [[str(array.dtype), list(array.shape)] for array in arrays]
-        contents = [digest_bytes(array.tobytes()) for array in arrays]
-        return digest_of([types, contents])
 
 
 class LoadedProgram:
@@ -201,14 +182,11 @@ class LoadedProgram:
         donated: Sequence[int],
         embedded: Embedded | None,
     ) -> jax.stages.Lowered:
-        values = () if embedded is None else embedded.values
         order = [*self.staying, *self.changing, *range(len(self.record.variables), len(self.takes))]
         rebuilt = self._rebuilt
 
         def flat(*arrays: jax.Array) -> list[jax.Array]:
-            # XLA would compute ahead whatever depends on constants alone: to sort one of 1 MiB took
-            # it half a minute, where the sort itself takes milliseconds.
-            fixed = jax.lax.optimization_barrier(tuple(values)) if values else ()
+            fixed = [] if embedded is None else embedded.constants()
             given = dict(zip(order, (*fixed, *arrays), strict=True))
             return list(rebuilt(*(given[position] for position in range(len(order)))))
 
