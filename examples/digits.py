@@ -4,11 +4,15 @@
 
 The first half of this file is ordinary Flax: a small convolutional network, trained in seconds on
 1347 handwritten digits. Two of its methods carry `@exporter.function`, which says what arrays they
-take. Nothing else has to be said to save it.
+take. Nothing else has to be said to save it. Stages around them say how a picture becomes such an
+array, and which digit each score is for.
 
 The second half is `READER`, a complete program that runs in a process of its own. All it is given
 is the saved folder. It has neither `DigitNetwork` nor Flax, and it reads the other 450 digits
-exactly as well as the network did before it was saved.
+exactly as well as the network did before it was saved, and one more from a PNG file. A shell reads
+that one without a program:
+
+    exporter run artifacts/digits --inputs image=artifacts/digits.png
 """
 
 import argparse
@@ -22,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -89,6 +94,7 @@ def train(network: DigitNetwork, images: np.ndarray, labels: np.ndarray) -> None
 
 
 READER = '''
+import pathlib
 import sys
 
 import numpy as np
@@ -104,13 +110,13 @@ def draw(image, caption):
     return ["".join(2 * INK[shade] for shade in row) for row in shades] + [caption.center(16)]
 
 
-folder, test_file = sys.argv[1:]
+folder, test_file, picture = sys.argv[1:]
 test = np.load(test_file)
 images, labels = test["images"], test["labels"]
 
 model = exporter.load(folder)
 print("signatures:", *model.signatures)
-scores = model.signatures["scores"](image=images)["scores"]
+scores = model.signatures["serving_default"](image=images)["scores"]
 
 answers = np.asarray(scores).argmax(axis=1)
 right = answers == labels
@@ -119,20 +125,23 @@ captions = [f"{answers[i]}" if right[i] else f"{answers[i]} (wrong)" for i in sh
 for line in zip(*map(draw, images[shown], captions), strict=True):
     print(*line, sep="  ")
 
+answer = model.pipelines["serving_default"](image=pathlib.Path(picture))
+print(f"\\nthe picture of a {labels[0]} is read as {answer['label'][0]}")
+
 embedding = np.asarray(model.signatures["embedding"](image=images)["embedding"])
 nearest = np.linalg.norm(embedding - embedding[0], axis=1).argsort()[1:9]
-print(f"\\nnearest to a {labels[0]} by embedding:", *labels[nearest])
+print(f"nearest to a {labels[0]} by embedding:", *labels[nearest])
 print("Flax imported here:", "flax" in sys.modules)
 print(f"accuracy {right.mean():.4f}")
 '''
 
 
-def read_elsewhere(folder: Path, images: np.ndarray, labels: np.ndarray) -> str:
+def read_elsewhere(folder: Path, picture: Path, images: np.ndarray, labels: np.ndarray) -> str:
     """Run `READER` in a process of its own and show what it prints. Gives its last line."""
     with tempfile.TemporaryDirectory() as scratch:
         test_file = Path(scratch, "test.npz")
         np.savez(test_file, images=images, labels=labels)
-        command = [sys.executable, "-c", READER, str(folder), str(test_file)]
+        command = [sys.executable, "-c", READER, str(folder), str(test_file), str(picture)]
         reading = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     print(reading.stdout)
     if reading.returncode != 0:
@@ -142,7 +151,7 @@ def read_elsewhere(folder: Path, images: np.ndarray, labels: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train, save and use a reader of digits.")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/digits/1"))
+    parser.add_argument("--out", type=Path, default=Path("artifacts/digits"))
     folder: Path = parser.parse_args().out
 
     digits = load_digits()
@@ -155,18 +164,26 @@ def main() -> None:
     answers = network.scores(test_images)["scores"].argmax(axis=1)
     before = f"accuracy {np.mean(answers == test_labels):.4f}"
 
+    picture = exporter.stages.Image(scale=1 / 255)
     exporter.save(
         network,
         folder,
-        signatures={"scores": network.scores, "embedding": network.embedding},
+        signatures={"serving_default": network.scores, "embedding": network.embedding},
+        stages={
+            "serving_default": [picture, exporter.stages.Labels([str(n) for n in range(10)])],
+            "embedding": [picture],
+        },
         overwrite=True,
     )
+    file = folder.with_name(f"{folder.name}.png")
+    Image.fromarray(np.uint8(test_images[0] * 255)).save(file)
     print(f"saved {folder}; another process loads it:\n")
-    after = read_elsewhere(folder, test_images, test_labels)
+    after = read_elsewhere(folder, file, test_images, test_labels)
 
     print(f"before saving: {before}\nafter loading: {after}")
     if after != before:
         sys.exit("The loaded model does not do what the saved one did.")
+    print(f"\nA shell needs no program:\n  exporter run {folder} --inputs image={file}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ like meaning are near each other. It was published for PyTorch. `SentenceEncoder
 network in Flax; its method `embed` is saved for any number of sentences of up to 512 tokens.
 
 `READER` is a complete program that runs in a process of its own, with neither Flax nor this file's
-classes. All it is given is the saved folder, the tokenizer and some sentences to compare.
+classes. All it is given is the saved folder and some sentences to compare: the tokenizer is in the
+folder too, as a stage of the signature. So a shell needs no program at all:
+
+    exporter run artifacts/minilm --inputs 'text=["hello"]'
 """
 
 import argparse
@@ -138,23 +141,13 @@ READER = """
 import sys
 
 import numpy as np
-from tokenizers import Tokenizer
 
 import exporter
 
-folder, tokenizer_file, *sentences = sys.argv[1:]
+folder, *sentences = sys.argv[1:]
 
-tokenizer = Tokenizer.from_file(tokenizer_file)
-tokenizer.enable_truncation(256)  # the model's own limit, where the tokenizer's file says 128
-tokenizer.enable_padding()  # to the longest of the sentences, where it says 128
-encoded = tokenizer.encode_batch(sentences)
-
-embed = exporter.load(folder).signatures["embed"]
-result = embed(
-    ids=np.array([sentence.ids for sentence in encoded], np.int32),
-    mask=np.array([sentence.attention_mask for sentence in encoded], np.int32),
-)
-embedding = np.asarray(result["embedding"])
+embed = exporter.load(folder).pipelines["serving_default"]
+embedding = np.asarray(embed(text=sentences)["embedding"])
 nearness = embedding @ embedding.T
 
 width = max(map(len, sentences))
@@ -176,18 +169,25 @@ def published_folder() -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Save a sentence encoder and compare sentences.")
     parser.add_argument("sentences", nargs="*", default=SENTENCES)
-    parser.add_argument("--out", type=Path, default=Path("artifacts/sentence_embedding/1"))
+    parser.add_argument("--out", type=Path, default=Path("artifacts/minilm"))
     arguments = parser.parse_args()
 
     published = published_folder()
     encoder = load_encoder(published)
-    exporter.save(encoder, arguments.out, signatures={"embed": encoder.embed}, overwrite=True)
+    tokenizer = exporter.stages.Tokenizer(
+        published / "tokenizer.json",
+        outputs={"ids": "ids", "attention_mask": "mask"},
+        max_length=256,  # the model's own limit, where the tokenizer's file says 128
+    )
+    exporter.save(encoder, arguments.out, stages={"serving_default": [tokenizer]}, overwrite=True)
     print(f"saved {arguments.out}; another process loads it:\n", flush=True)
 
-    # The tokenizer is no part of the model's folder: the reader is told where it is.
-    tokenizer_file = published / "tokenizer.json"
-    command = [sys.executable, "-c", READER, arguments.out, tokenizer_file, *arguments.sentences]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    command = [sys.executable, "-c", READER, arguments.out, *arguments.sentences]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
+    print(
+        f"\nA shell needs no program:\n  exporter run {arguments.out} --inputs 'text=[\"hello\"]'"
+    )
 
 
 if __name__ == "__main__":

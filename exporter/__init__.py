@@ -12,12 +12,14 @@ _HOMES = {
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.comparison": ("Comparison",),
-    "exporter.conversion.converting": ("Converted", "convert"),
+    "exporter.conversion.converted": ("Converted", "ConvertedSignature"),
+    "exporter.conversion.converting": ("convert",),
     "exporter.diagnosis": ("Report", "check"),
     "exporter.errors": (
         "ArtifactError",
         "ArtifactExistsError",
         "ArtifactNotFoundError",
+        "ArtifactReplacedError",
         "AssetNotFoundError",
         "AuthenticityError",
         "CheckpointError",
@@ -34,6 +36,7 @@ _HOMES = {
         "RestoreError",
         "OptionError",
         "Problem",
+        "StageError",
         "StateError",
         "TracingError",
         "TrackingError",
@@ -66,6 +69,7 @@ _HOMES = {
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOME_OF["stages"] = "exporter"  # a package of ours whose names stand together
 
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605  # a list of text, made from the table above
 
@@ -73,7 +77,10 @@ __all__ = sorted(_HOME_OF)  # noqa: PLE0605  # a list of text, made from the tab
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
+    home = _HOME_OF[name]
+    value = (
+        import_module(f"{home}.{name}") if home == __name__ else getattr(import_module(home), name)
+    )
     globals()[name] = value
     return value
 

@@ -1,10 +1,12 @@
+from exporter import stages as stages
 from exporter.artifact.layout import is_artifact as is_artifact
 from exporter.asset import Asset as Asset
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus
 from exporter.comparison import Comparison as Comparison
-from exporter.conversion.converting import Converted as Converted
+from exporter.conversion.converted import Converted as Converted
+from exporter.conversion.converted import ConvertedSignature as ConvertedSignature
 from exporter.conversion.converting import convert as convert
 from exporter.diagnosis import Report as Report
 from exporter.diagnosis import check as check
@@ -12,6 +14,7 @@ from exporter.drafting import SaveOptions as SaveOptions
 from exporter.errors import ArtifactError as ArtifactError
 from exporter.errors import ArtifactExistsError as ArtifactExistsError
 from exporter.errors import ArtifactNotFoundError as ArtifactNotFoundError
+from exporter.errors import ArtifactReplacedError as ArtifactReplacedError
 from exporter.errors import AssetNotFoundError as AssetNotFoundError
 from exporter.errors import AuthenticityError as AuthenticityError
 from exporter.errors import CheckpointError as CheckpointError
@@ -28,6 +31,7 @@ from exporter.errors import OptionError as OptionError
 from exporter.errors import PlacementError as PlacementError
 from exporter.errors import Problem as Problem
 from exporter.errors import RestoreError as RestoreError
+from exporter.errors import StageError as StageError
 from exporter.errors import StateError as StateError
 from exporter.errors import TracingError as TracingError
 from exporter.errors import TrackingError as TrackingError

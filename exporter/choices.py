@@ -14,6 +14,13 @@ def check_bytes(option: str, value: object) -> None:
         raise OptionError(f"{option} is a number of bytes, 0 or more; got {value!r}.")
 
 
+def check_tolerance(option: str, value: object) -> None:
+    """Refuse what is no number of 0 or more."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not value >= 0:  # type: ignore[operator]  # and so NaN
+        raise OptionError(f"{option} is a number, 0 or more; got {value!r}.")
+
+
 def check_text(option: str, value: object) -> None:
     """Refuse what is not text."""
     if not isinstance(value, str):
@@ -79,6 +86,22 @@ def as_paths(option: str, value: object) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def as_calls(value: object) -> tuple[str, ...]:
+    """The names of native functions. A single one may be given as it is.
+
+    Raises:
+      OptionError: if they are not text.
+    """
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Sequence | set | frozenset):
+        names = [value]  # which is no text
+    if all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    raise OptionError(
+        f"custom_calls is the name of a native function, or a list of them; got {value!r}."
+    )
+
+
 def as_json(option: str, value: object) -> str:
     """A dict as JSON.
 
@@ -122,8 +145,11 @@ def as_cache(value: object) -> bool | str | os.PathLike[str]:
     Raises:
       OptionError: if it is none of these.
     """
-    if isinstance(value, bool | os.PathLike) or (isinstance(value, str) and value):
+    if isinstance(value, bool):
         return value
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if isinstance(path, str) and path and "\0" not in path:
+        return path
     raise OptionError(
         "cache is True for the user's own cache folder, False for none, or the path of another; "
         f"got {value!r}."

@@ -1,7 +1,7 @@
 """Every obstacle to saving an object at once, each with its remedy, before anything is written."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from exporter.display import card, card_of, lines, quiet
@@ -109,8 +109,10 @@ def check(
         )
     problems = tuple(dict.fromkeys(findings.problems))
     if contents is None:
-        asked = (platforms,) if isinstance(platforms, str) else tuple(platforms or ALL_PLATFORMS)
-        return Report(problems, (), asked)
+        asked: object = [platforms] if isinstance(platforms, str) else platforms
+        if not isinstance(asked, Iterable):  # what is no list of them is among the problems
+            asked = ()
+        return Report(problems, (), tuple(asked) or ALL_PLATFORMS)
     return _clean(contents, problems)
 
 

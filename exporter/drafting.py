@@ -73,6 +73,7 @@ class SaveOptions:
         choices.check_bytes("max_constant_bytes", self.max_constant_bytes)
         choices.check_text("stablehlo_version", self.stablehlo_version)
         choices.check_flag("debug_info", self.debug_info)
+        object.__setattr__(self, "custom_calls", choices.as_calls(self.custom_calls))
         if self.function_aliases is not None:
             choices.check_names("function_aliases", self.function_aliases)
         if self.tags is not None:

@@ -8,9 +8,11 @@ ExporterError                       (from `signatures.errors`, with the errors o
 │   └── InconclusiveSizesError                           asks for a size that depends on the call
 ├── LoweringError                   (ValueError)         a trace cannot become a program
 ├── OptionError                     (ValueError)         an option has a value that cannot be
+├── StageError                      (ValueError)         a stage does not fit its signature
 ├── ArtifactError                   (ValueError)         a folder that is not a sound artifact
 │   ├── ArtifactNotFoundError       (FileNotFoundError)  there is no artifact at the path
 │   ├── ArtifactExistsError         (FileExistsError)    something is there already
+│   ├── ArtifactReplacedError                            others save there faster than it is read
 │   ├── FormatVersionError                               written in a format we do not read
 │   ├── UnsafeProgramError                               a program calls unknown native code
 │   └── AuthenticityError                                it is not what the holder of a key signed
@@ -145,6 +147,18 @@ class OptionError(ExporterError, ValueError):
     """An option has a value that cannot be."""
 
 
+class StageError(ExporterError, ValueError):
+    """A stage does not fit its signature, or its file cannot be used.
+
+    Attributes:
+      problems: one line for each thing that is wrong.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
 class ArtifactError(ExporterError, ValueError):
     """A folder is not a sound artifact.
 
@@ -163,6 +177,10 @@ class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
 
 class ArtifactExistsError(ArtifactError, FileExistsError):
     """Something is at the path already, and it was not to be replaced."""
+
+
+class ArtifactReplacedError(ArtifactError):
+    """Another artifact was at the path each time that one had been read. Reading again may do."""
 
 
 class FormatVersionError(ArtifactError):

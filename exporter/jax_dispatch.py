@@ -13,17 +13,24 @@
   When it goes, lowering any call of them does the same.
 - `api_util.InternalFloatingPointError`: what stops compiled code under `jax.debug_nans`, for
   whoever called it to say in public. When it goes, see what `jax.jit` catches.
+- `jax._src.array.ArrayImpl`: the class of all arrays that are no tracers. When it goes, it is that
+  of `jax.numpy.zeros(())`, which starts JAX.
 - `core.trace_state_clean`: whether anything is being traced, however deep.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, starmap
 from typing import Any
 
 import jax
 from jax._src import api_util, config, core, tree_util
+from jax._src.array import ArrayImpl
 from jax._src.interpreters import pxla
 from jax._src.lax import linalg
 from jax._src.lib import _jax, xla_client  # type: ignore[attr-defined]  # not meant to be exported
+
+# What `jax.Array` really is: `isinstance` would also let tracers pass, and takes longer.
+ARRAY: type = ArrayImpl
 
 # Raised where results are looked at and are not finite. Its `ty` is "nan" or "inf".
 NotFiniteError: type[Exception] = api_util.InternalFloatingPointError
@@ -64,25 +71,42 @@ def is_finiteness_checked() -> bool:
     return bool(config.debug_nans.value or config.debug_infs.value)
 
 
-def dispatcher(name: str, choose: Callable[..., Choice]) -> Callable[..., list[jax.Array]]:
+def dispatcher(
+    name: str, choose: Callable[..., Choice], donated: Sequence[int] = ()
+) -> Callable[..., Any]:
     """A function of flat arrays that remembers how calls of each kind are run.
+
+    It returns a list of arrays, or an iterator of them where some are `donated`.
 
     Args:
       name: what profiles call it.
       choose: says how arrays like these are run, now and from now on. The code takes flat arrays
         and returns a list of them. What it raises is passed on, and it is asked again next time.
+      donated: the positions of arrays that the code may take the buffers of. Whatever interrupts
+        Python, they are not taken before the results are there: where Python runs the code, it
+        gets copies.
     """
 
+    def python(compiled: jax.stages.Compiled, before: Sequence[jax.Array], arrays: Any) -> Any:
+        given = list(arrays)
+        for position in donated:
+            given[position] = given[position].copy()
+        return run(compiled, [*before, *given])
+
     def once(*arrays: jax.Array) -> list[jax.Array]:  # in place of `miss` under jax.disable_jit
-        compiled, before = choose(*arrays)
-        return run(compiled, [*before, *arrays])
+        return python(*choose(*arrays), arrays)  # type: ignore[no-any-return]
 
-    def miss(*arrays: jax.Array) -> tuple[list[jax.Array], Any, bool]:
-        compiled, before = choose(*arrays)
-        results = run(compiled, [*before, *arrays])
-        return results, _fast_path(compiled, before, len(arrays), results), False
+    remembered = set()
 
-    call: Callable[..., list[jax.Array]] = _jax.pjit(
+    def miss(*arrays: jax.Array) -> tuple[Iterable[jax.Array], Any, bool]:
+        compiled, before = choose(*arrays)
+        fast_path = _fast_path(compiled, before, len(arrays))
+        if donated and fast_path is not None and compiled not in remembered:
+            remembered.add(compiled)
+            return in_c(call, arrays), fast_path, False  # run once C++ has got to know it
+        return python(compiled, before, arrays), fast_path, False
+
+    call: Callable[..., Any] = _jax.pjit(
         name,
         once,
         miss,
@@ -93,6 +117,14 @@ def dispatcher(name: str, choose: Callable[..., Choice]) -> Callable[..., list[j
         pxla.cc_shard_arg,
     )
     return call
+
+
+def in_c(call: Callable[..., Iterable[jax.Array]], arrays: Iterable[object]) -> Iterator[jax.Array]:
+    """The results of a dispatcher's function, which is called when the first is asked for.
+
+    If C asks for them, Python is not interrupted between the call and their arrival.
+    """
+    return chain.from_iterable(starmap(call, (arrays,)))
 
 
 def run(compiled: jax.stages.Compiled, arrays: Sequence[jax.Array]) -> list[jax.Array]:
@@ -106,10 +138,7 @@ def run(compiled: jax.stages.Compiled, arrays: Sequence[jax.Array]) -> list[jax.
 
 
 def _fast_path(
-    compiled: jax.stages.Compiled,
-    before: Sequence[jax.Array],
-    count: int,
-    results: Sequence[jax.Array],
+    compiled: jax.stages.Compiled, before: Sequence[jax.Array], count: int
 ) -> pxla.MeshExecutableFastpathData | None:
     """How C++ runs the code from now on, or `None` if Python must."""
     executable: Any = compiled._executable
@@ -118,15 +147,16 @@ def _fast_path(
         return None
     if call.ordered_effects or call.has_host_callbacks or compiled._params.const_args:
         return None
-    _, out_tree = tree_util.dispatch_registry.flatten(list(results), None)
+    avals = executable.out_avals
+    _, out_tree = tree_util.dispatch_registry.flatten([0] * len(avals), None)
     kept = [position in executable._kept_var_idx for position in range(len(before) + count)]
     return pxla.MeshExecutableFastpathData(
         executable.xla_executable,
         out_tree,
         list(executable._in_shardings),
         list(executable._out_shardings),
-        [result.aval for result in results],
-        [result.committed for result in results],
+        avals,
+        [executable._unloaded_executable.committed] * len(avals),
         kept,
         executable._dispatch_in_layouts,
         list(before),

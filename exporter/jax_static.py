@@ -81,6 +81,24 @@ def static_bytecode(
         return mlir.module_to_bytecode(module), _checked(module)
 
 
+def without_composites(bytecode: bytes, target: str) -> bytes:
+    """A portable program that calls the function behind each composite, for the same sizes.
+
+    Readers fall back on these functions where they do not know an operation, but do not fill in
+    sizes behind them.
+
+    Raises:
+      ValueError: if it is not a portable program, or that version of StableHLO cannot express it.
+    """
+    with mlir.make_ir_context() as context, ir.Location.unknown(context):
+        module = read_module(bytecode)
+        found = composites(module)
+        if not found:
+            return bytecode
+        call_new_composites(found, known=())
+        return portable_bytecode(module, target)
+
+
 def _rename(
     module: ir.Module,
     arguments: Sequence[Argument],

@@ -9,15 +9,22 @@ import jax
 
 from exporter import choices, notices
 from exporter.artifact import records
-from exporter.artifact.layout import VARIABLES, checked_when_read
+from exporter.artifact.layout import VARIABLES, as_path, checked_when_read
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
+from exporter.artifact.reading import unmixed
 from exporter.artifact.variables import read_variables
 from exporter.jax_dispatch import is_top_level
 from exporter.jax_internals import ProgramReader
 from exporter.runtime.assembly import Blueprint
-from exporter.runtime.compat import check_program, check_runtime, check_tags
+from exporter.runtime.compat import (
+    check_backend,
+    check_process,
+    check_program,
+    check_runtime,
+    check_tags,
+)
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.executables import ExecutableCache, cache_of
@@ -47,7 +54,9 @@ def load(
     """The model in the folder `path`. None of the code that made it is needed.
 
     Programs are compiled when they are first called, once for each shape, or found compiled in the
-    cache. Nothing that was in the folder runs before.
+    cache. Nothing that was in the folder runs before. If another artifact is saved at `path`
+    meanwhile, that one is loaded. The model needs the folder no more, except for its assets and for
+    the samples when it is saved again or verified.
 
     Args:
       path: an artifact.
@@ -80,22 +89,31 @@ def load(
         the shapes of their samples only.
 
     Raises:
-      OptionError: if `only` or `tags` are not text, `cache` is no folder, or `warm` lacks the size
-        of an axis, has one that is not allowed, or names an axis that is not there.
+      OptionError: if `path` is no path, `only`, `tags` or `custom_calls` are not text, `verify` or
+        `skip_variables` is no flag, `cache` is no folder, or `warm` lacks the size of an axis, has
+        one that is not allowed, or names an axis that is not there.
       UnknownPartError: if `only` leads to nothing, listing where it could lead.
       ArtifactNotFoundError: if there is no artifact at `path`.
       FormatVersionError: if it is of a format that this version does not read.
       ArtifactError: if a file is missing or damaged, naming it.
+      ArtifactReplacedError: if others save there again and again faster than it can be read.
       UnsafeProgramError: if a program calls native code nobody has vouched for.
-      IncompatibleRuntimeError: if this JAX or this machine cannot run it.
+      IncompatibleRuntimeError: if this JAX or this machine cannot run it, or this process was
+        forked from one that has loaded already.
       PlacementError: if variables cannot be placed so, naming each.
     """
-    kept = cache_of(choices.as_cache(cache))
+    folder = as_path("path", path)
+    choices.check_flag("verify", verify)
+    choices.check_flag("skip_variables", skip_variables)
+    vouched = choices.as_calls(custom_calls)
     wanted = choices.as_sizes(warm)
-    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
-    with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
-        place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
-        folder = Path(path)
+    chosen = choices.as_cache(cache)
+    check_process()
+    check_backend()
+    kept = cache_of(chosen)
+    place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
+
+    def read() -> tuple[LoadedModel, Plan | None]:
         whole = manifest = read_manifest(folder)
         check_tags(manifest, () if tags is None else choices.as_tags(tags), folder)
         if only is not None:
@@ -112,9 +130,13 @@ def load(
             custom_calls=vouched,
             cache=kept,
         )
+        model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
+        return model, plan
+
+    with jax.ensure_compile_time_eval():  # arrays have values, even where somebody traces
+        model, plan = unmixed(folder, read)
         if kept and not isinstance(cache, bool) and (problem := kept.reading_problem()):
             notices.warn(f"cache= is of no use: {problem}.")
-        model.__dict__["__signatures__"] = model.signatures.without(whole.signatures)
     if plan is not None and is_top_level():  # nobody calls compiled code in a trace
         _compile(model, plan)
     return model

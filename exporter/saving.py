@@ -13,6 +13,7 @@ from exporter.artifact.layout import check_target, naming, staged
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TrackingError
 from exporter.labels import gather, stored_model
+from exporter.pipelines import Stages, attach
 from exporter.processes import is_first, together, told_by_first
 from exporter.progress import Progress, steps
 from exporter.resolution import Signatures, resolve
@@ -24,6 +25,7 @@ from exporter.staging.graph import TrackedGraph, dotted
 from exporter.staging.inputs import InputSignature
 from exporter.staging.lowering import check_target as check_stablehlo
 from exporter.staging.lowering import normalised_platforms
+from exporter.staging.slots import undisturbed
 from exporter.staging.state import check_values
 from exporter.staging.tracing import LOCK, refuse_trace
 from exporter.staging.tracking import CARRIED, track
@@ -36,6 +38,7 @@ RESERVED = (
     "variables",
     "trainable_variables",
     "with_variables",
+    "pipelines",
     "manifest",
     "function_aliases",
     "metadata",
@@ -52,6 +55,7 @@ def save(
     overwrite: bool = False,
     options: SaveOptions = DEFAULT_OPTIONS,
     samples: Samples | None = None,
+    stages: Stages | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
@@ -78,11 +82,17 @@ def save(
         list of dicts of inputs by name for the default signature, or a dict with such a list for
         each name of a signature or path of a function. They are run in this order, on copies of
         the variables. `None` keeps those of a loaded model whose variables are as they were.
+      stages: what the host does before and after a signature, by its name: a list of `Tokenizer`,
+        `Vocabulary`, `Image` and `Labels` of `exporter.stages`. Their files are copied, and in the
+        loaded model `pipelines` takes texts and pictures and gives labels. `None` keeps those of a
+        loaded model.
       progress: called with a stage (`tracing`, `lowering`, `sampling`, `writing`), how many of its
         steps are done, and how many there are.
 
     Raises:
-      OptionError: if `options`, `samples` or `progress` are not as they should be.
+      OptionError: if `overwrite`, `options`, `samples`, `stages` or `progress` are not as they
+        should be.
+      StageError: if a stage does not fit its signature, or its file cannot be used.
       ArtifactExistsError: if something is at `path` and may not be replaced.
       TrackingError: if the state of `obj` cannot be followed, or a function uses other state.
       TracingError: if a function cannot be traced.
@@ -92,10 +102,10 @@ def save(
     """
     with LOCK, ExitStack() as stack:  # nobody else may exchange arrays of live objects meanwhile
         with together("tracing its functions"):
+            choices.check_flag("overwrite", overwrite)
             target = check_target(path, overwrite=overwrite)
             early = EarlyWriting(stack, partial(_staged_together, target, overwrite=overwrite))
             choices.check_progress(progress)
-            choices.check_kind("options", options, SaveOptions)
             contents = prepare(
                 obj,
                 signatures,
@@ -103,6 +113,7 @@ def save(
                 platforms=platforms,
                 options=options,
                 samples=samples,
+                stages=stages,
                 progress=progress,
                 findings=Findings(),
                 when_traced=early.begin,
@@ -121,6 +132,7 @@ def prepare(
     platforms: Sequence[str] | None,
     options: SaveOptions,
     samples: Samples | None = None,
+    stages: Stages | None = None,
     progress: Progress | None = None,
     findings: Findings,
     when_traced: Callable[[Variables], None] | None = None,
@@ -134,6 +146,7 @@ def prepare(
       platforms: likewise.
       options: likewise.
       samples: likewise.
+      stages: likewise.
       progress: likewise.
       findings: what stands in the way, raised or gathered. If it is gathered, each step is taken
         whose own conditions are met.
@@ -147,6 +160,7 @@ def prepare(
     with findings.of(None):
         refuse_trace("save")
         chosen = None if platforms is None else normalised_platforms(platforms)
+    choices.check_kind("options", options, SaveOptions)
     with findings.of(None):
         check_stablehlo(options.stablehlo_version)
     if findings.errors:
@@ -156,11 +170,40 @@ def prepare(
     if not found:
         return None
     (graph,) = found
+    with undisturbed(variable.place for variable in graph.variables):
+        return _prepared(
+            obj,
+            graph,
+            signatures,
+            platforms=chosen,
+            options=options,
+            samples=samples,
+            stages=stages,
+            progress=progress,
+            findings=findings,
+            when_traced=when_traced,
+        )
+
+
+def _prepared(
+    obj: object,
+    graph: TrackedGraph,
+    signatures: Signatures | None,
+    *,
+    platforms: tuple[str, ...] | None,
+    options: SaveOptions,
+    samples: Samples | None,
+    stages: Stages | None,
+    progress: Progress | None,
+    findings: Findings,
+    when_traced: Callable[[Variables], None] | None,
+) -> Contents | None:
+    """The same of an object that was followed, while nobody changes its variables."""
     with findings.of(None):
         check_values(graph.variables)
     with findings.of(None):
         files = assets.sources((dotted(one.path), one.asset.path) for one in graph.assets)
-    draft = _drafted(graph, chosen, options, findings, progress)
+    draft = _drafted(graph, platforms, options, findings, progress)
     with findings.of(None):
         for node in graph.nodes:
             draft.named_sources(node.signatures or ())
@@ -168,6 +211,7 @@ def prepare(
         stored = stored_model(obj)
         labels = gather(draft, options, stored)
         calls = [] if samples is None else calls_of(samples, draft, resolved)
+        attached = attach(stages, draft, resolved, stored)
     draft.number_variables()
     with findings.of(None):
         variables = variables_of(draft)
@@ -177,7 +221,7 @@ def prepare(
         draft.lower_all(progress)
     if findings.errors:
         return None
-    contents = Contents(draft, resolved, note, labels, variables, files)
+    contents = Contents(draft, resolved, note, labels, variables, files, stages=attached)
     if samples is None and stored:
         taken = kept(stored, draft, lambda: contents.values_id)
     else:

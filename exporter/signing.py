@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact.layout import MANIFEST, unrecorded_files, verify
+from exporter.artifact.layout import MANIFEST, as_path, unrecorded_files, verify
 from exporter.artifact.manifest import read as read_manifest
 from exporter.errors import (
     ArtifactError,
@@ -56,7 +56,7 @@ def sign(
       OptionError: if the key cannot be used, or the signature would lie in the folder.
     """
     package = _package()
-    folder, private = Path(path), Path(key)
+    folder, private = as_path("path", path), as_path("key", key)
     read_manifest(folder)
     file = _beside(folder, signature)
     if file.is_dir() or (os.path.lexists(file) and not overwrite):
@@ -107,7 +107,7 @@ def check_signature(
         it names the files that differ.
     """
     package = _package()
-    folder, public = Path(path), Path(key)
+    folder, public = as_path("path", path), as_path("key", key)
     if not (folder / MANIFEST).is_file():
         raise ArtifactNotFoundError(f"there is no artifact at {folder}: it has no {MANIFEST}.")
     file = _beside(folder, signature)
@@ -137,16 +137,15 @@ def check_signature(
 
 def _changes(folder: Path) -> list[str]:
     """What came to a folder after it was signed, as far as its own digests tell."""
+    found: list[str] = []
     try:
         files = read_manifest(folder).files
     except ArtifactError as error:
         return [str(error)]
-    found: list[str] = []
-    for record in files:
-        try:
-            verify(folder, [record])
-        except ArtifactError as error:
-            found += error.problems or [str(error)]
+    try:
+        verify(folder, files)
+    except ArtifactError as error:
+        found += error.problems or [str(error)]
     found += [f"{name} was added" for name in unrecorded_files(folder, files)]
     return found or [f"{MANIFEST} is another one. It may be that files were changed with it"]
 
@@ -171,7 +170,11 @@ def _digests(package: Any) -> Any:
 def _beside(folder: Path, signature: str | os.PathLike[str] | None) -> Path:
     """The file of the signature, which must not be one of those that are signed."""
     whole = folder.absolute()
-    file = Path(signature) if signature is not None else whole.with_name(f"{whole.name}.sig")
+    file = (
+        as_path("signature", signature)
+        if signature is not None
+        else whole.with_name(f"{whole.name}.sig")
+    )
     if file.resolve().is_relative_to(folder.resolve()):
         raise OptionError(
             f"the signature {file} would be a file of {folder}, which it signs. Choose one outside."
@@ -181,7 +184,7 @@ def _beside(folder: Path, signature: str | os.PathLike[str] | None) -> Path:
 
 def _key_file(key: Path) -> Path:
     if not key.is_file():
-        raise OptionError(f"the key {key} does not exist, or is no file. Expected a PEM file.")
+        raise OptionError("it does not exist, or is no file")
     return key
 
 

@@ -5,8 +5,10 @@ that a function can count, and the change can be followed into the program and b
 """
 
 import operator
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, cast
@@ -19,13 +21,14 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from exporter.display import card, card_of, code, quiet
 from exporter.distribution import Distribution, drawing
 from exporter.distribution import facts as facts_of
-from exporter.errors import StateError, UntrackedVariableError
+from exporter.errors import OptionError, StateError, UntrackedVariableError
 from exporter.keys import from_words
 from exporter.markup import Markup, element, fragment
 from signatures.binding import convert
 from signatures.dtypes import DType, KeyType
 from signatures.errors import BindError
 from signatures.spec import TensorSpec, storage_shape
+from signatures.values import described, is_array, shown
 
 # How many variables a message names.
 _MAX_SHOWN = 6
@@ -88,6 +91,7 @@ class Variable(NDArrayOperatorsMixin):
         "_home",
         "_is_donated",
         "_label",
+        "_lock",
         "_made_in",
         "_value",
         "collection",
@@ -113,6 +117,10 @@ class Variable(NDArrayOperatorsMixin):
           collection: the kind of state.
           label: what to call a variable without a name in messages.
         """
+        if not isinstance(trainable, bool):
+            raise OptionError(f"trainable is True or False; got {trainable!r}.")
+        if not isinstance(name, str | None):
+            raise OptionError(f"the name of a Variable is text; got {name!r}.")
         self.trainable = trainable
         self.name = name
         self.collection = collection
@@ -120,8 +128,9 @@ class Variable(NDArrayOperatorsMixin):
         self._made_in = _in_reach.get()
         self._home: object | None = None
         self._is_donated = False
+        self._lock: threading.RLock | None = None
         self._changes: Changes | None = None
-        self._value: jax.Array = jnp.asarray(value)
+        self._value: jax.Array = _made(value)
 
     @property
     def value(self) -> jax.Array:
@@ -134,24 +143,20 @@ class Variable(NDArrayOperatorsMixin):
             object.
         """
         self._check_reach()
-        return self._own(get_raw(self))
+        return get_own(self)
 
     @value.setter
     def value(self, new: object) -> None:
         self._check_reach()
         self._check_level()
         old = self._value
-        with np.errstate(over="ignore"):
-            array = jnp.asarray(new if hasattr(new, "__array__") else self._converted(new))
-        if isinstance(new, np.ndarray) and new.dtype != array.dtype and _is_changed(new, array):
+        try:
+            array = fitting(self, new)
+        except BindError as error:
+            found = str(error).partition(", got ")[2]
             raise StateError(
-                f"{self._title()} cannot be assigned {new.dtype.name}{list(new.shape)} with values "
-                f"that {array.dtype.name} does not have."
-            )
-        if array.shape != old.shape or array.dtype != old.dtype:
-            raise StateError(
-                f"{self._title()} holds {_type(old)} and cannot be assigned {_type(array)}."
-            )
+                f"{self._title()} holds {_type(old)} and cannot be assigned {found}."
+            ) from error
         if isinstance(array, jax.core.Tracer) and not self._may_be_traced():
             raise StateError(
                 f"{self._title()} cannot be assigned under jax.jit or another transformation of "
@@ -170,14 +175,6 @@ class Variable(NDArrayOperatorsMixin):
         if self._home is not None:
             return bool(self._home == _trace())
         return isinstance(self._value, jax.core.Tracer) or self._made_in is not None
-
-    def _converted(self, new: object) -> object:
-        """A Python value as an array like the one that is held, if nothing is lost."""
-        try:
-            return convert(new, TensorSpec.of(self._value))
-        except BindError as error:
-            found = str(error).partition(", got ")[2]
-            raise StateError(f"{self._title()} cannot be assigned {found}.") from error
 
     def _own(self, array: jax.Array) -> jax.Array:
         """The array, or a copy if programs take the buffer for themselves."""
@@ -381,6 +378,16 @@ def get_raw(variable: Variable) -> jax.Array:
     return variable._value  # noqa: SLF001  # this file's own
 
 
+def get_own(variable: Variable) -> jax.Array:
+    """The array likewise, or a copy if programs take the buffer for themselves.
+
+    Raises:
+      StateError: if it has none.
+    """
+    with held([variable]):
+        return variable._own(get_raw(variable))  # noqa: SLF001  # this file's own
+
+
 def without_value(
     shape: Sequence[int],
     dtype: DType,
@@ -440,16 +447,91 @@ def get_all(variables: Iterable[Variable]) -> list[jax.Array]:
 
 def set_raw(variable: Variable, value: jax.Array) -> None:
     """Assign without any check. For those who know that the value fits."""
-    variable._value = value  # noqa: SLF001  # this file's own
-    changes = variable._changes  # noqa: SLF001  # this file's own
-    if changes is not None:
-        changes.latest = object()
-
-
-def set_all(variables: Sequence[Variable], values: Sequence[jax.Array]) -> None:
-    """Assign many likewise, of which nobody watches the changes. There may be more values."""
-    for variable, value in zip(variables, values, strict=False):
+    with held([variable]):
         variable._value = value  # noqa: SLF001  # this file's own
+        changes = variable._changes  # noqa: SLF001  # this file's own
+        if changes is not None:
+            changes.latest = object()
+
+
+def set_all(variables: Sequence[Variable], values: Iterable[jax.Array]) -> None:
+    """Assign many likewise, of which nobody watches the changes. There may be more values.
+
+    All of it is done in C, so that an interrupt comes before or after. That is so from the moment
+    on in which the first value is asked for, if the values come from C.
+    """
+    deque(map(_SET_VALUE, variables, values), maxlen=0)
+
+
+_SET_VALUE = Variable.__dict__["_value"].__set__
+
+
+@contextmanager
+def held(variables: Iterable[Variable]) -> Iterator[None]:
+    """Within the block, nobody else assigns these variables and no call takes their buffers."""
+    found = {id(lock): lock for lock in map(_lock_of, variables) if lock is not None}
+    with ExitStack() as stack:
+        for key in sorted(found):  # in one order, so that two threads never wait for each other
+            stack.enter_context(found[key])
+        yield
+
+
+def _lock_of(variable: Variable) -> "threading.RLock | None":
+    return variable._lock  # noqa: SLF001  # this file's own
+
+
+def share(variables: Iterable[Variable], lock: threading.RLock) -> None:
+    """From now on whoever uses several of the variables together holds the lock."""
+    for variable in variables:
+        variable._lock = lock  # noqa: SLF001  # this file's own
+
+
+def fitting(variable: Variable, new: object) -> jax.Array:
+    """The value as an array like the one that the variable holds, by the rule for inputs of calls.
+
+    Arrays have its shape and dtype already; numbers and lists are converted if nothing is lost.
+
+    Raises:
+      BindError: saying what was expected and what was given.
+    """
+    found: Any = new
+    if not is_array(found) or found.dtype != variable.dtype or found.shape != variable.shape:
+        spec = TensorSpec.of(variable._value)  # noqa: SLF001  # this file's own
+        found = convert(new, spec)
+        if tuple(found.shape) != variable.shape:
+            raise BindError(f"expected {spec}, got {described(found)}")
+    array = jnp.asarray(found)
+    if array.dtype != variable.dtype:
+        raise BindError(
+            f"expected {_type(variable._value)}, got {described(found)}, which JAX narrows to 32 "  # noqa: SLF001  # this file's own
+            "bits here; call jax.config.update('jax_enable_x64', True) first"
+        )
+    return array
+
+
+def _made(value: object) -> jax.Array:
+    """The array that a variable is made with, as `jax.numpy.asarray` makes it.
+
+    Raises:
+      OptionError: if it makes none, or one of 32 bits that has other values.
+    """
+    if isinstance(value, np.ndarray):  # JAX does not know other orders of bytes
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)
+    try:
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(
+            "the value of a Variable is what jax.numpy.asarray makes an array of; got "
+            f"{shown(value)}, of which it says: {str(error).strip().partition(chr(10))[0]}"
+        ) from error
+    if isinstance(value, np.ndarray) and value.dtype != array.dtype and _is_changed(value, array):
+        raise OptionError(
+            f"the value of a Variable is {described(value)}, of which JAX would make "
+            f"{array.dtype.name}, which does not have its values. Call "
+            "jax.config.update('jax_enable_x64', True) first, or convert it."
+        )
+    return array
 
 
 def _is_changed(wide: np.ndarray, narrow: jax.Array) -> bool:

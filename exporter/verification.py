@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from exporter.artifact.layout import MANIFEST, VARIABLES, unrecorded_files
+from exporter import choices
+from exporter.artifact.layout import MANIFEST, VARIABLES, as_path, unrecorded_files
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
+from exporter.artifact.reading import unmixed
 from exporter.artifact.records import Manifest, SampleRecord, replace
 from exporter.artifact.variables import read_variables
 from exporter.comparison import compare
@@ -34,7 +36,7 @@ from exporter.jax_internals import ProgramReader
 from exporter.keys import from_words, to_words
 from exporter.loading import load
 from exporter.progress import Progress, steps
-from exporter.runtime.compat import check_program, check_runtime
+from exporter.runtime.compat import check_backend, check_program, check_runtime
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
@@ -96,7 +98,8 @@ def verify(
     `jax_default_matmul_precision` is raised: pass `rtol=1e-2` there.
 
     Nothing is changed in the artifact or in another loaded model. What is wrong is in the report,
-    as far as it can be told: if a program is damaged, no sample is run.
+    as far as it can be told: if a program is damaged, no sample is run. If another artifact is
+    saved at `path` meanwhile, that one is judged from the beginning.
 
     Args:
       path: an artifact. Without samples, saved with `samples=`, no result is compared.
@@ -115,41 +118,54 @@ def verify(
 
     Raises:
       ArtifactNotFoundError: if there is no artifact at `path`.
+      ArtifactReplacedError: if others save there again and again faster than it can be judged.
       FormatVersionError: if it is of a format that this version does not read.
       PlacementError: if there is no such device.
-      OptionError: if `key` is no public key, or there is a `signature` without one.
+      OptionError: if an option has a value that cannot be, `key` is no public key, or there is a
+        `signature` without one.
+      IncompatibleRuntimeError: if JAX cannot start here.
     """
-    folder = Path(path)
+    folder, vouched = as_path("path", path), choices.as_calls(custom_calls)
+    choices.check_progress(progress)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None:
+            choices.check_tolerance(name, tolerance)
+    check_backend()
     place = _place(device)
     platform = jax.default_backend() if place is None else place.platform
-    signer = _signer(folder, key, signature)
-    if signer and signer[0].state == "failed":
-        reason = "not judged, for nobody knows who it is from"
-        unjudged = tuple(Part(name, "none", reason) for name in ("manifest", *_BESIDE_THE_MANIFEST))
-        return VerificationReport(folder, platform, (*signer, *unjudged))
-    try:
-        manifest = read_manifest(folder)
-    except (ArtifactNotFoundError, FormatVersionError):
-        raise
-    except ArtifactError as error:
-        return VerificationReport(folder, platform, (*signer, *_without_manifest(error)))
-    damage = _damage(folder, manifest, progress)
-    vouched = (custom_calls,) if isinstance(custom_calls, str) else tuple(custom_calls)
-    subject = _Subject(folder, manifest, damage, device, vouched, rtol, atol, progress)
-    programs = _programs(subject)
-    model, variables = _variables(subject, programs)
-    with jax.default_device(place) if place is not None else contextlib.nullcontext():
-        samples, results = _samples(subject, model)
-    parts = (
-        *signer,
-        Part("manifest", "ok", f"format {manifest.format_version}, as it was written"),
-        _files(subject),
-        programs,
-        variables,
-        samples,
-    )
-    extra = unrecorded_files(folder, manifest.files)
-    return VerificationReport(folder, platform, parts, results, extra)
+
+    def judged() -> VerificationReport:
+        signer = _signer(folder, key, signature)
+        if signer and signer[0].state == "failed":
+            reason = "not judged, for nobody knows who it is from"
+            unjudged = tuple(
+                Part(name, "none", reason) for name in ("manifest", *_BESIDE_THE_MANIFEST)
+            )
+            return VerificationReport(folder, platform, (*signer, *unjudged))
+        try:
+            manifest = read_manifest(folder)
+        except (ArtifactNotFoundError, FormatVersionError):
+            raise
+        except ArtifactError as error:
+            return VerificationReport(folder, platform, (*signer, *_without_manifest(error)))
+        damage = _damage(folder, manifest, progress)
+        subject = _Subject(folder, manifest, damage, device, vouched, rtol, atol, progress)
+        programs = _programs(subject)
+        model, variables = _variables(subject, programs)
+        with jax.default_device(place) if place is not None else contextlib.nullcontext():
+            samples, results = _samples(subject, model)
+        parts = (
+            *signer,
+            Part("manifest", "ok", f"format {manifest.format_version}, as it was written"),
+            _files(subject),
+            programs,
+            variables,
+            samples,
+        )
+        extra = unrecorded_files(folder, manifest.files)
+        return VerificationReport(folder, platform, parts, results, extra)
+
+    return unmixed(folder, judged)
 
 
 def _place(device: jax.Device | str | None) -> jax.Device | None:

@@ -2,16 +2,24 @@
 
 import datetime as dt
 import platform as python_platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
 from exporter.artifact import assets, encoding, records
-from exporter.artifact.layout import MANIFEST, PROGRAMS, SAMPLES, digest_bytes, record_files
+from exporter.artifact.assets import Source
+from exporter.artifact.layout import (
+    MANIFEST,
+    PROGRAMS,
+    SAMPLES,
+    FileRecord,
+    digest_bytes,
+    record_files,
+)
 from exporter.artifact.manifest import digest_of, encode
 from exporter.artifact.programs import packed
 from exporter.artifact.samples import Sample
@@ -19,12 +27,15 @@ from exporter.artifact.variables import values_id, variable_record, write_variab
 from exporter.drafting import Draft
 from exporter.errors import TrackingError
 from exporter.labels import Labels
+from exporter.pipelines import AttachedStage
 from exporter.processes import is_alone, is_first
 from exporter.progress import Progress, steps
 from exporter.staging.graph import Node
 from exporter.staging.lowering import ALL_PLATFORMS
 from exporter.staging.partitioning import partition_spec
+from exporter.staging.slots import own
 from exporter.staging.state import dtype_of
+from signatures.dtypes import WIDE
 
 # The manifest's entries, and the arrays.
 Variables = tuple[list[records.VariableRecord], list[object]]
@@ -42,6 +53,7 @@ class Contents:
       variables: the manifest's entries and the arrays.
       assets: the files to copy, in the order of the graph.
       samples: the samples.
+      stages: the stages of signatures.
     """
 
     draft: Draft
@@ -49,8 +61,15 @@ class Contents:
     note: str | None
     labels: Labels
     variables: Variables
-    assets: Sequence[assets.Source]
+    assets: Sequence[Source]
     samples: Sequence[Sample] = ()
+    stages: Mapping[str, Sequence[AttachedStage]] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The files to copy, those of stages last."""
+        attached = [stage for stages in self.stages.values() for stage in stages]
+        return [*self.assets, *(source for stage in attached for source in stage.files)]
 
     @cached_property
     def values_id(self) -> str:
@@ -87,7 +106,7 @@ class EarlyWriting:
 def variables_of(draft: Draft) -> Variables:
     """The manifest's entry for each variable, and its array."""
     variables = [draft.graph.variables[index] for index in draft.kept]
-    values = [variable.read() for variable in variables]
+    values = [own(variable.place) for variable in variables]
     entries = [
         variable_record(
             variable.path,
@@ -111,7 +130,7 @@ def write(
 
     Of several processes each writes its part of the arrays, and the first all the rest.
     """
-    paths = assets.named(contents.assets)
+    paths = assets.named(contents.sources)
     digest = contents.values_id
     rest = partial(write_variables, folder, *contents.variables)
     parts: list[Callable[[], None]] = [written.result if written else rest]
@@ -119,7 +138,7 @@ def write(
         samples = [(sample.record.file, sample.data) for sample in contents.samples]
         parts += [
             lambda: _write_files(folder, PROGRAMS, _program_files(contents.draft)),
-            lambda: assets.write_assets(folder, contents.assets, paths),
+            lambda: assets.write_assets(folder, contents.sources, paths),
             lambda: _write_files(folder, SAMPLES, samples),
             lambda: _write_manifest(folder, contents, digest, paths),
         ]
@@ -146,7 +165,10 @@ def _write_manifest(
     signatures = dict(contents.signatures)
     nodes = [_node_record(node, draft, assets_at) for node in draft.graph.nodes]
     digests = [digest_bytes(bytecode) for bytecode in draft.bytecode]
-    parts = (signatures, draft.functions, draft.concrete, draft.programs, nodes, digests)
+    files = list(record_files(folder))
+    stages = _stage_records(contents.stages, assets_at[len(contents.assets) :])
+    parts = [signatures, draft.functions, draft.concrete, draft.programs, nodes, digests]
+    parts += [[stages, _digests_of(stages, files)]] if stages else []
     manifest = records.Manifest(
         format=records.FORMAT,
         format_version=records.FORMAT_VERSION,
@@ -168,13 +190,38 @@ def _write_manifest(
         programs=draft.programs,
         variables=entries,
         nodes=nodes,
-        files=list(record_files(folder)),
+        files=files,
         function_aliases=dict(labels.function_aliases),
         tags=list(labels.tags),
         metadata=labels.metadata,
         samples=[sample.record for sample in contents.samples],
+        stages=stages,
     )
     (folder / MANIFEST).write_bytes(encode(manifest))
+
+
+def _stage_records(
+    stages: Mapping[str, Sequence[AttachedStage]], paths: Iterable[str]
+) -> dict[str, list[records.StageRecord]]:
+    """The records of stages, with the paths that their files have, in order."""
+    left = iter(paths)
+    return {
+        name: [
+            records.replace(stage.record, files=[next(left) for _ in stage.files])
+            for stage in attached
+        ]
+        for name, attached in stages.items()
+    }
+
+
+def _digests_of(
+    stages: Mapping[str, Sequence[records.StageRecord]], files: Iterable[FileRecord]
+) -> dict[str, str]:
+    """The digest of each file of a stage."""
+    known = {file.path: file.blake3 for file in files}
+    return {
+        path: known[path] for attached in stages.values() for one in attached for path in one.files
+    }
 
 
 def _common_platforms(draft: Draft) -> tuple[str, ...]:
@@ -207,9 +254,8 @@ def _producer() -> records.Producer:
 def _needs_x64(
     programs: Sequence[records.ProgramRecord], entries: Sequence[records.VariableRecord]
 ) -> bool:
-    wide = {"int64", "uint64", "float64", "complex128"}
     tensors = [t.dtype for p in programs for t in (*p.inputs, *p.outputs)]
-    return not wide.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
+    return not WIDE.isdisjoint([*tensors, *(entry.dtype for entry in entries)])
 
 
 def _numbers(version_text: str) -> tuple[int, ...]:

@@ -41,6 +41,11 @@ _KINDS = {
 }
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_UNNAMED = (*_VARIADIC, inspect.Parameter.POSITIONAL_ONLY)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 @dataclass(frozen=True)
 class Opaque:
     """A default value of a kind that an artifact cannot hold. Only leaving it out matches it."""
@@ -94,9 +99,38 @@ def bind_arguments(
     try:
         bound = python.bind(*args, **kwargs)
     except TypeError as error:
-        raise BindError(f"{name}{python}: {error}.") from error
+        raise BindError(
+            f"{name}{python}: {'; '.join(_misfits(python, args, kwargs, error))}."
+        ) from error
     bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def _misfits(
+    python: inspect.Signature,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    error: TypeError,
+) -> list[str]:
+    """All that is wrong with the names and numbers of arguments. Python tells the first of it."""
+    parameters = python.parameters.values()
+    kinds = {parameter.kind for parameter in parameters}
+    by_position = [p for p in parameters if p.kind in _POSITIONAL][: len(args)]
+    named = [p.name for p in parameters if p.kind not in _UNNAMED]
+    unknown = (
+        [] if inspect.Parameter.VAR_KEYWORD in kinds else [n for n in kwargs if n not in named]
+    )
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is REQUIRED
+        and p.kind not in _VARIADIC
+        and p not in by_position
+        and (p.name not in kwargs or p.name not in named)
+    ]
+    found = [f"missing a required argument: {one!r}" for one in missing]
+    found += [f"got an unexpected keyword argument {one!r}" for one in unknown]
+    return found if str(error) in found else [str(error), *found]
 
 
 def call_arguments(

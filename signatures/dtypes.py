@@ -53,6 +53,9 @@ _KEYS = {
     "key<phx4>": (2, "philox4x32"),
 }
 
+# Those that JAX narrows to 32 bits, or pairs of them, unless it is told not to.
+WIDE = frozenset({"int64", "uint64", "float64", "complex128"})
+
 # Every type an artifact may name. NumPy's strings, objects, dates and the long doubles of one
 # machine have no counterpart in a program.
 _NAMES = (

@@ -23,6 +23,7 @@ from signatures.errors import SpecError
 MAX_CHARACTERS = 4096
 MAX_TERMS = 128
 MAX_POWER = 64
+MAX_DEPTH = 256  # of operations inside each other; whole programs change Python's own limit
 MAX_NUMBER = 2**63 - 1  # sizes are 64-bit integers in a program
 
 _FUNCTIONS: dict[str, Callable[[int, int], int]] = {
@@ -130,7 +131,9 @@ def parse(text: str) -> Expression:
         raise SpecError(f"the axis {text[:40]!r}... has {len(text)} characters, too many to read.")
     try:
         # JAX writes a power as n^2, which Python would read as "xor" with another precedence.
-        return _expression(_read(ast.parse(text.strip().replace("^", "**"), mode="eval").body))
+        tree = ast.parse(text.strip().replace("^", "**"), mode="eval").body
+        _check_depth(tree)
+        return _expression(_read(tree))
     # Python's parser answers deep nesting with any of the last three.
     except (_UnreadableError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         shown = text if len(text) <= 60 else f"{text[:57]}..."
@@ -147,6 +150,15 @@ def _is_negative(size: object) -> bool:
 
 class _UnreadableError(Exception):
     """Something other than integer arithmetic over names, or too much of it."""
+
+
+def _check_depth(tree: ast.expr) -> None:
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    raise _UnreadableError
 
 
 def _read(node: ast.expr) -> _Sum:

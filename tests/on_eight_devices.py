@@ -283,6 +283,23 @@ def choices(folder: Path, single: Path) -> dict[str, object]:
     return found | {name: error(attempt) for name, attempt in attempts.items()}
 
 
+def moved(single: Path) -> dict[str, object]:
+    """Variables that were assigned arrays of other devices, before and after the first call."""
+    home, other = jax.devices()[0], jax.devices()[4]
+    jitted = jax.jit(lambda variables, x: x @ variables["w"] + variables["b"])
+    found: dict[str, object] = {}
+    for name, calls in {"before": 0, "after": 1}.items():
+        loaded = exporter.load(single)
+        for _ in range(calls):
+            loaded.f(X)
+        loaded.variables = jax.device_put(loaded.variables, other)
+        result, want = loaded.f(X), jitted(loaded.variables, X)
+        found[name] = [result.device == want.device == other, close(result, want)]
+        loaded.b.value = jax.device_put(loaded.b.value, home)
+        found[f"apart {name}"] = error(lambda model=loaded: model.f(X))
+    return found
+
+
 def refused() -> dict[str, str]:
     other = mesh_of(other=8)
 
@@ -338,6 +355,7 @@ def main(folder: Path, single: Path) -> None:
         "constraints": constraints(folder),
         "explicit": explicit(folder),
         "choices": choices(folder, single),
+        "moved": moved(single),
         "refused": refused(),
         "executables": executables(folder),
     }

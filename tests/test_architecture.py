@@ -40,6 +40,7 @@ _SAVING = (
     "exporter.drafting",
     "exporter.labels",
     "exporter.samples",
+    "exporter.pipelines",
     "exporter.resolution",
 )
 
@@ -68,6 +69,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
+    # It is shared by saving, which opens stages to check them, and by the runtime and commands.
+    "exporter.stages": (*_BASE, "exporter.artifact"),
     "exporter.runtime": (
         *_BASE,
         *_SHARED,
@@ -75,7 +78,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.jax_programs",
         "exporter.operations",
         "exporter.artifact",
+        "exporter.stages",  # a loaded model has pipelines
     ),
+    # Inputs that nobody gave: the commands and the checks of conversions call with them.
+    "exporter.made": (*_BASE, "exporter.artifact"),
     # MLIR in, MLIR out, for other compilers than XLA.
     "exporter.jax_static": (
         "exporter.jax_internals",
@@ -95,6 +101,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.runtime",
         "exporter.loading",
         "exporter.comparison",
+        "exporter.made",
     ),
     "exporter.serving": (*_BASE, "exporter.runtime"),
     "exporter.choices": _BASE,
@@ -128,6 +135,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.progress",
         "exporter.drafting",
+    ),
+    "exporter.pipelines": (
+        *_BASE,
+        "exporter.staging",
+        "exporter.artifact",
+        "exporter.drafting",
+        "exporter.stages",  # what is attached is opened once, to see that it fits
     ),
     "exporter.writing": (
         *_BASE,
@@ -177,6 +191,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.verification": (
         *_BASE,
         *_SHARED,
+        "exporter.choices",
         "exporter.progress",
         "exporter.artifact",
         "exporter.runtime",
@@ -189,8 +204,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         *_BASE,
         "exporter.artifact",
+        "exporter.stages",  # what they make of words is refused before JAX is imported
         "exporter.runtime",
         "exporter.conversion",
+        "exporter.made",
         "exporter.serving",
         "exporter.saving",
         "exporter.checkpoints",
@@ -209,9 +226,9 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ml_dtypes": ("signatures", "exporter"),
     "msgspec": ("exporter.artifact",),
     "blake3": ("exporter.artifact",),
+    "zstandard": ("exporter.artifact.index",),
     "tensorstore": (
         "exporter.artifact.variables",
-        "exporter.artifact.raw",
         "exporter.artifact.glimpses",
     ),
     "jax": (
@@ -249,7 +266,8 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.jax_static",
         "exporter.jax_dataflow",
     ),
-    "PIL": ("exporter.cli.arrays.images",),
+    "PIL": ("exporter.cli.arrays.images", "exporter.stages.image"),
+    "tokenizers": ("exporter.stages.tokenizer",),
     "orbax": ("exporter.artifact.variables", "exporter.checkpoints"),
     "rich": ("exporter.cli.terminal",),
     "model_signing": ("exporter.signing",),
@@ -261,6 +279,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "onnx": ("exporter.conversion.onnx",),
     "onnxruntime": ("exporter.conversion.onnx.file",),
     "google": ("exporter.conversion.onnx.file",),  # an error of protocol buffers, as onnx raises it
+    "tensorflow": ("exporter.conversion.tensorflow",),
     "shtab": ("exporter.cli.completion",),
     "equinox": ("exporter.staging.frameworks.equinox",),
     "flax": ("exporter.staging.frameworks.flax_nnx", "exporter.staging.frameworks.flax_linen"),
@@ -278,6 +297,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         "exporter.runtime.page",
         "exporter.conversion.formats",
         "exporter.conversion.choosing",
+        "exporter.conversion.converted",
         "exporter.conversion.target",
         "exporter.conversion.onnx",
         "exporter.conversion.program",
@@ -296,6 +316,7 @@ WITHOUT_JAX = (
     "exporter.artifact.layout",
     "exporter.artifact.glimpses",
     "exporter.runtime.describe",
+    "exporter.stages",
     "exporter.runtime.page",
     "exporter.runtime.comparison",
     "exporter.runtime.values",

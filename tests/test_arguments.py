@@ -104,6 +104,16 @@ def test_arguments_are_bound_with_defaults_in_the_order_of_the_definition(args, 
         ((1, 2, 3), {}, "too many positional arguments"),
         ((1,), {"x": 1}, "multiple values for argument 'x'"),
         ((1,), {"z": 1}, "got an unexpected keyword argument 'z'"),
+        (
+            (),
+            {"z": 1},
+            "missing a required argument: 'x'; got an unexpected keyword argument 'z'",
+        ),
+        (
+            (1, 2, 3),
+            {"z": 1},
+            "too many positional arguments; got an unexpected keyword argument 'z'",
+        ),
     ],
 )
 def test_a_call_that_python_refuses_names_the_function_and_its_parameters(args, kwargs, reason):

@@ -1,5 +1,8 @@
+import itertools
+import signal
 import sys
 import threading
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -165,3 +168,108 @@ def test_small_variables_are_constants_until_one_is_assigned(loaded):
     loaded.scale(X)
     assert len(list(bound.program._compiled.values())[-1].args_info[0]) == 3
     assert get_all(bound.reads)[1] is loaded.bias.value
+
+
+@contextmanager
+def in_a_thread(work):
+    """Within the block, a thread does this over and over."""
+    done = threading.Event()
+
+    def over_and_over():
+        while not done.is_set():
+            work()
+
+    thread = threading.Thread(target=over_and_over)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_an_assignment_counts_although_another_thread_is_calling(loaded):
+    loaded.count(X)
+    lost = 0
+    with in_a_thread(lambda: loaded.count(X)):
+        for _ in range(300):
+            loaded.calls.value = 1_000_000
+            lost += int(loaded.calls.value) < 1_000_000
+            loaded.calls.value = 0
+            lost += int(loaded.calls.value) > 900_000
+    assert lost == 0
+
+
+def test_state_can_be_read_copied_and_saved_while_another_thread_changes_it(loaded, tmp_path):
+    loaded.count(X)
+    seen = [0]
+    with in_a_thread(lambda: loaded.count(X)):
+        for _ in range(300):
+            seen.append(int(loaded.calls))
+            seen.append(int(loaded.variables["calls"]))
+            seen.append(int(loaded.with_variables({}).calls))
+        for number in range(3):
+            exporter.save(loaded, tmp_path / "again", overwrite=True)
+            seen.append(int(exporter.load(tmp_path / "again").calls))
+            exporter.Checkpoint(model=loaded).save(tmp_path / f"checkpoint{number}")
+    assert seen == sorted(seen)
+
+
+def test_a_tree_is_assigned_in_one_step(loaded):
+    def assign():
+        number = next(numbers)
+        loaded.variables = {
+            "weight": jnp.full(loaded.weight.shape, number, "float32"),
+            "bias": jnp.full(3, number, "float32"),
+            "calls": jnp.int32(0),
+        }
+
+    numbers = (float(number) for number in itertools.count())
+    assign()
+    torn = 0
+    with in_a_thread(assign):
+        for _ in range(300):
+            tree = loaded.variables
+            torn += not np.all(np.asarray(tree["weight"]) == tree["bias"][0])
+            torn += bool(np.any(np.asarray(loaded.scale(0 * X)) % 2))  # the sum of both
+    assert torn == 0
+
+
+def test_an_interrupt_loses_no_state(loaded):
+    interrupted = 0
+    loaded.count(X)
+    was = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for number in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0003 + 0.000007 * (number % 100), 0.01)
+                while True:
+                    loaded.count(X)
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, was)
+    assert interrupted == 200
+    calls = int(loaded.calls)
+    loaded.count(X)
+    assert int(loaded.calls) == calls + 1
+
+
+def test_a_thousand_constants_of_one_number_each_compile(tmp_path):
+    class Sum:
+        def __init__(self):
+            self.terms = [jnp.full(8, number, "float32") for number in range(1000)]
+            self.matrix = jnp.eye(8)
+            self.flags = jnp.arange(8) % 2 == 0
+            self.count = jnp.int32(3)
+
+        @function(input_signature=[TensorSpec((8,), name="x")])
+        def add(self, x):
+            for term in self.terms:
+                x = x + term
+            return jnp.where(self.flags, x, 0) @ self.matrix * self.count
+
+    exporter.save(Sum(), tmp_path / "model", platforms=("cpu",))
+    add = exporter.load(tmp_path / "model", cache=False).add
+    np.testing.assert_allclose(add(np.ones(8, np.float32)), [3 * 499501, 0] * 4)

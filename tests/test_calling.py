@@ -1,6 +1,8 @@
 """How loaded signatures and functions are called, and what they refuse before anything runs."""
 
+import gc
 import inspect
+import weakref
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -11,7 +13,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from exporter import BindError, TensorSpec, UnknownSignatureError, Variable, function
+from exporter import (
+    BindError,
+    IncompatibleRuntimeError,
+    StateError,
+    TensorSpec,
+    UnknownSignatureError,
+    Variable,
+    function,
+)
 
 X = np.array([1, 2], np.float32)
 Y = np.array([10, 20], np.float32)
@@ -33,6 +43,60 @@ class Swapped(NamedTuple):
 
 
 Swapped.__name__ = "Pair"  # another class of the same name
+
+
+def test_a_function_outlives_its_model_and_shares_its_state(reload):
+    class Counter:
+        def __init__(self):
+            self.n = Variable(jnp.int32(0))
+
+        @function(input_signature=[])
+        def inc(self):
+            self.n.value += 1
+            return self.n.value
+
+    loaded = reload(Counter())
+    model, held, inc = weakref.ref(loaded), loaded.n, loaded.inc
+    del loaded
+    gc.collect()
+    assert model() is None
+    assert [int(inc()), int(inc()), int(held)] == [1, 2, 2]
+
+
+def test_a_program_of_64_bits_says_so_where_they_were_switched_off(reload):
+    x = np.float64([1, 2])
+    with jax.enable_x64(True):
+
+        class Wide:
+            def __init__(self):
+                self.w = Variable(np.float64(2) / 3)
+
+            @function(input_signature=[TensorSpec((2,), "float64")])
+            def f(self, x):
+                return x * self.w
+
+        loaded = reload(Wide())
+        want = np.asarray(loaded.f(x))
+        np.testing.assert_array_equal(want, x * (2 / 3))
+    for call in (loaded.f, jax.jit(lambda _: loaded.f(x))):
+        with pytest.raises(IncompatibleRuntimeError) as refused:
+            call(x)
+        assert str(refused.value) == (
+            "f has 64-bit arrays, and jax_enable_x64 was switched off since it was loaded. Switch "
+            "it on again, or call it under jax.enable_x64(True)."
+        )
+    with pytest.raises(StateError, match="float64\\[\\], which JAX narrows to 32 bits here; call"):
+        loaded.w.value = np.array(0.5)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(loaded.f(x), want)
+
+
+def test_a_list_that_holds_itself_is_refused(reload):
+    loaded = reload(Model(), {})
+    circle = []
+    circle.append(circle)
+    with pytest.raises(BindError, match="an argument holds itself, or is nested too deeply"):
+        loaded.one(circle)
 
 
 class Model:
@@ -267,7 +331,12 @@ class TestFunctions:
             ("two", (X,), {}, "two(x, y): missing a required argument: 'y'."),
             ("two", (X, X), {"z": 1}, "two(x, y): got an unexpected keyword argument 'z'."),
             ("two", (X, X, X), {}, "two(x, y): too many positional arguments."),
-            ("two", (X,), {"x": X}, "two(x, y): multiple values for argument 'x'."),
+            (
+                "two",
+                (X,),
+                {"x": X},
+                "two(x, y): multiple values for argument 'x'; missing a required argument: 'y'.",
+            ),
         ],
     )
     def test_python_s_own_rules_hold_for_arguments(self, model, name, args, kwargs, message):

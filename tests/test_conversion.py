@@ -126,7 +126,7 @@ def test_stablehlo_has_named_arrays_of_fixed_sizes_and_its_weights(folder, tmp_p
     made = exporter.convert(folder, "stablehlo", file, signature="classify", sizes={"batch": 3})
     assert made.inputs == ("image: float32[3, 8]", "unused: float32[]")
     assert made.outputs == ("logits: float32[3, 4]", "image: float32[3, 2]")
-    assert made.check.inputs == "a sample of the artifact"
+    assert made.signatures[0].check.inputs == "a sample of the artifact"
     assert made.largest == 0
     assert made.size == file.stat().st_size
     text, (logits, image) = _run_by_hand(file, IMAGE, np.float32(0))
@@ -167,7 +167,7 @@ def test_iree_runs_the_file_and_knows_the_names(folder, tmp_path):
     assert json.loads(said["inputs"]) == ["image", "unused"]
     assert json.loads(said["outputs"]) == ["logits", "image"]
     looped = exporter.convert(folder, "iree", tmp_path / "l.vmfb", signature="loop", sizes={"n": 2})
-    assert looped.check.inputs == "random inputs"
+    assert looped.signatures[0].check.inputs == "random inputs"
     assert looped.largest < 1e-5
 
 
@@ -218,7 +218,7 @@ def test_coreml_is_read_back_with_its_names_shapes_and_dtypes(folder, tmp_path):
 
     package = tmp_path / "m.mlpackage"
     made = exporter.convert(folder, "coreml", package, signature="loop", sizes={"n": 2})
-    assert made.check is None
+    assert made.signatures[0].check is None
     assert made.unchecked == "this machine has no Core ML, of iOS 18, macOS 15 or newer"
     description = coremltools.utils.load_spec(str(package)).description
     (x,) = description.input
@@ -264,7 +264,7 @@ def test_coreml_is_read_back_with_its_names_shapes_and_dtypes(folder, tmp_path):
             {"signature": "count", "sizes": {"x[0]": 1}},
             "signature 'count' cannot become coreml:\n"
             "  it changes calls, and coreml has no place for that\n"
-            "It can become stablehlo, iree or litert.",
+            "It can become stablehlo, iree, litert or tensorflow.",
         ),
         (
             "litert",
@@ -272,7 +272,7 @@ def test_coreml_is_read_back_with_its_names_shapes_and_dtypes(folder, tmp_path):
             "signature 'turn' cannot become litert:\n"
             "  z is complex64, which litert has no inputs and outputs of\n"
             "  output_0 is complex64, which litert has no inputs and outputs of\n"
-            "It can become stablehlo.",
+            "It can become stablehlo or tensorflow.",
         ),
         (
             "iree",
@@ -365,14 +365,15 @@ def test_without_its_libraries_a_format_says_how_to_get_them(folder, tmp_path, m
             continue
         for name in ("iree.runtime", "iree", "ai_edge_litert", "ai_edge_litert.interpreter"):
             monkeypatch.setitem(sys.modules, name, None)
-        for name in ("coremltools", format_.module):
+        for name in ("coremltools", "tensorflow", format_.module):
             monkeypatch.delitem(sys.modules, name, raising=False)
-        monkeypatch.setitem(sys.modules, "coremltools", None)
+        for name in ("coremltools", "tensorflow"):
+            monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match=rf"pip install 'jax-exporter\[{format_.extra}\]'"):
             exporter.convert(
                 folder,
                 format_.name,
-                tmp_path / f"m{format_.extensions[0]}",
+                tmp_path / f"m{(*format_.extensions, '')[0]}",
                 signature="loop",
                 sizes={"n": 1},
             )
@@ -397,7 +398,7 @@ def test_the_command_prints_what_it_made(folder, tmp_path, capsys):
     again = ["--size", "x[0]=2", "--out", str(file), "--overwrite", "--no-check", "--json"]
     assert main([*words, *again]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["outputs"] == ["y: float32[2, 2]", "state/calls: int32[]"]
+    assert told["signatures"]["count"]["outputs"] == ["y: float32[2, 2]", "state/calls: int32[]"]
     assert told["bytes"] == file.stat().st_size
     assert told["largest_difference"] is None
     assert main([*words, "--out", str(file)]) == 1

@@ -15,7 +15,8 @@ from exporter import Dim, TensorSpec, Variable
 from exporter.artifact import records
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest, ScalarRecord, VariableRecord
-from exporter.runtime.describe import describe, printable
+from exporter.markup import printable
+from exporter.runtime.describe import describe
 from exporter.runtime.summary import json_values, summarise
 
 PLATFORMS = ("cpu", "cuda")

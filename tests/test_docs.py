@@ -50,6 +50,11 @@ def test_every_public_name_has_its_place_in_the_reference():
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES.rglob("*.md"))
     told = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
     public = {f"exporter.{name}" for name in exporter.__all__}
+    public |= {
+        f"exporter.stages.{name}"
+        for name, value in vars(exporter.stages).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
     for name, value in vars(signatures).items():
         is_ours = not name.startswith("_") and not inspect.ismodule(value)
         if is_ours and name not in exporter.__all__:

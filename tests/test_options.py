@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter import OptionError, SaveOptions, TensorSpec, Variable, function
+from exporter import OptionError, PlacementError, SaveOptions, TensorSpec, Variable, function
 
 PAIR = TensorSpec((2,), "float32", name="x")
 X = np.float32([1, 2])
@@ -181,12 +181,77 @@ def saved(tmp_path_factory):
         ({"tags": [None]}, "tags has None; tags are text and not empty."),
         ({"only": 3}, "only is an attribute path as text, or a list of them; got 3."),
         ({"only": ["f", 3]}, "only is an attribute path as text, or a list of them; got ['f', 3]."),
+        ({"verify": "no"}, "verify is True or False; got 'no'."),
+        ({"skip_variables": 1}, "skip_variables is True or False; got 1."),
+        *(
+            (
+                {"custom_calls": wrong},
+                f"custom_calls is the name of a native function, or a list of them; got {wrong!r}.",
+            )
+            for wrong in (5, None, [1], b"call")
+        ),
     ],
 )
 def test_options_of_a_load_are_refused_likewise(saved, options, message):
     with pytest.raises(OptionError) as refused:
         exporter.load(saved, **options)
     assert str(refused.value) == message
+
+
+def test_a_device_that_is_none_is_refused(saved):
+    with pytest.raises(PlacementError) as refused:
+        exporter.load(saved, device=7)
+    assert str(refused.value) == (
+        "device= is 7 (int). Expected a device of jax.devices(), or the name of a platform, such "
+        "as 'cpu'."
+    )
+
+
+@pytest.mark.parametrize("path", [None, 5, b"m", "", "a\0b", ["m"]])
+@pytest.mark.parametrize("function", [exporter.load, exporter.verify, exporter.is_artifact])
+def test_a_path_that_is_none_is_refused(function, path):
+    with pytest.raises(OptionError) as refused:
+        function(path)
+    assert str(refused.value) == (
+        f"path is the path of a file or folder, such as 'models/digits/1'; got {path!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda m, p: exporter.save(m, p, overwrite="no"), "overwrite is True or False; got 'no'."),
+        (lambda m, _: exporter.check(m, options=5), "options is a SaveOptions; got 5."),
+        (lambda _, p: exporter.verify(p, rtol="x"), "rtol is a number, 0 or more; got 'x'."),
+        (
+            lambda _, p: exporter.verify(p, atol=float("nan")),
+            "atol is a number, 0 or more; got nan.",
+        ),
+        (
+            lambda _, p: exporter.verify(p, progress=5),
+            "progress is a function of a stage, how much is done, and how much there is; got 5.",
+        ),
+        (
+            lambda *_: SaveOptions(custom_calls=5),
+            "custom_calls is the name of a native function, or a list of them; got 5.",
+        ),
+        (lambda *_: function(5), "exporter.function takes a function; got 5 (int)."),
+        (lambda *_: function(free, default="x"), "default is True or False; got 'x'."),
+        (lambda *_: Variable(1, trainable="x"), "trainable is True or False; got 'x'."),
+        (lambda *_: Variable(1, name=5), "the name of a Variable is text; got 5."),
+    ],
+)
+def test_other_options_are_refused_likewise(saved, attempt, message):
+    with pytest.raises(OptionError) as refused:
+        attempt(Model(), saved)
+    assert str(refused.value) == message
+
+
+def test_what_is_no_list_of_platforms_is_among_the_problems():
+    report = exporter.check(Model(), platforms=5)
+    assert [problem.message for problem in report.problems if problem.is_error] == [
+        "platforms= names 5; the choices are cpu, cuda, rocm, tpu ('gpu' is 'cuda')."
+    ]
 
 
 class Colour(enum.Enum):
@@ -228,7 +293,7 @@ def test_a_value_that_cannot_be_is_refused_where_it_is_given(option, value, mess
     assert str(refused.value).startswith(message)
 
 
-@pytest.mark.parametrize("name", ["function_aliases", "metadata"])
+@pytest.mark.parametrize("name", ["function_aliases", "metadata", "pipelines"])
 def test_names_that_a_loaded_model_has_for_itself_are_refused(name, tmp_path):
     model = Model()
     setattr(model, name, Variable(1.0))

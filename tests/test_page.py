@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,60 @@ def test_the_body_for_curl_is_a_request_of_the_protocol(parsed, folder):
             assert one["datatype"] == datatypes[spec.dtype.name]
             arrays[one["name"]] = np.array(one["data"], spec.dtype).reshape(one["shape"])
         assert signatures[name](**arrays)  # which refuses what does not fit
+
+
+class Staged:
+    @exporter.function(
+        input_signature=[
+            TensorSpec((2, 8, 8), "float32", name="pixels"),
+            TensorSpec((2, Dim("n", min=3)), "int32", name="ids"),
+            TensorSpec((2,), "float32", name="weight"),
+        ]
+    )
+    def score(self, pixels, ids, weight):
+        return {"scores": pixels[:, 0, :2] + ids.sum(1)[:, None] * weight[:, None]}
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("staged") / "m"
+    around = [
+        exporter.stages.Image(input="photo", output="pixels"),
+        exporter.stages.Vocabulary(["a", EVIL], input="class", output="ids", unknown=EVIL),
+        exporter.stages.Labels(["x", "y"]),
+    ]
+    exporter.save(Staged(), folder, stages={"serving_default": around}, platforms=("cpu",))
+    return folder
+
+
+def test_a_signature_with_stages_is_called_by_them(staged, monkeypatch):
+    pillow = pytest.importorskip("PIL.Image", reason="no Pillow: calls with pictures were not run")
+    parsed = _Parsed(page(read(staged), staged))
+    monkeypatch.chdir(staged.parent)
+    pillow.new("L", (3, 3)).save("picture.png")
+    (call,) = parsed.examples("Python")
+    assert 'model.pipelines["serving_default"](' in call
+    assert '"photo": [pathlib.Path("picture.png")] * 2,' in call
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(call, {})
+    assert out.getvalue().splitlines() == ["label (2,) <U1", "label_score (2,) float32"]
+    for stage in ("stage image: input photo, output pixels", "stage labels: output scores"):
+        assert stage in parsed.text
+
+    (call,) = parsed.examples("curl")
+    inputs = json.loads(shlex.split(call.replace("\\\n", " "))[-1])["inputs"]
+    values = {}
+    for one in inputs:
+        array = np.array(one["data"]).reshape(one["shape"])
+        assert one["datatype"] == ("FP32" if one["name"] == "weight" else "BYTES")
+        values[one["name"]] = array
+        if one.get("parameters") == {"content_type": "base64"}:
+            values[one["name"]] = [{"b64": text} for text in array.tolist()]
+    assert values["class"].tolist() == [[EVIL] * 3] * 2
+    found = exporter.load(staged).pipelines["serving_default"](
+        **values | {"weight": np.zeros(2, np.float32)}
+    )
+    assert found["label"].tolist() == ["x", "x"]
 
 
 def test_the_page_says_what_the_artifact_holds(parsed, folder):

@@ -17,10 +17,10 @@ from test_cli import fail, succeed
 import exporter
 from exporter import Dim, TensorSpec
 from exporter.cli.arrays import images, tables
-from exporter.cli.arrays.made import random_values
 from exporter.cli.arrays.outputs import planned_files, write_files
 from exporter.cli.arrays.words import read_values
-from exporter.cli.benchmark import measured
+from exporter.cli.benchmark import Call, measured
+from exporter.made import random_values
 from signatures.binding import bind
 from signatures.errors import BindError
 from signatures.signature import Signature
@@ -256,9 +256,9 @@ def _png(width: int, height: int, data: bytes) -> bytes:
         (_png(9_000, 9_000, zlib.compress(b"")), "x.png claims to have more than 67,108,864"),
         (_png(8, 8, zlib.compress(b"")[:3]), "x.png cannot be read: "),
         (_png(8, 8, zlib.compress(bytes(range(72))))[:60], "x.png cannot be read: "),
-        (b"\x89PNG\r\n\x1a\n", "x.png is neither PNG nor JPEG; save it as one"),
-        (b"GIF89a" + bytes(20), "x.png is neither PNG nor JPEG; save it as one"),
-        (b"", "x.png is neither PNG nor JPEG; save it as one"),
+        (b"\x89PNG\r\n\x1a\n", "x.png is no PNG, JPEG or WebP; save it as one"),
+        (b"GIF89a" + bytes(20), "x.png is no PNG, JPEG or WebP; save it as one"),
+        (b"", "x.png is no PNG, JPEG or WebP; save it as one"),
     ],
     ids=["bomb", "large", "no pixels", "cut", "no header", "another kind", "empty"],
 )
@@ -273,7 +273,7 @@ def test_without_pillow_a_picture_says_how_to_install_it(here, capsys, monkeypat
     Path("x.png").write_bytes(b"")
     assert fail(capsys, "run", "sums", "--inputs", "x=x.png") == (
         "exporter run: error: x: x.png is a picture, which Pillow reads. Install it: pip install "
-        "'jax-exporter[images]'"
+        "'jax-exporter[stages]'"
     )
 
 
@@ -537,7 +537,7 @@ def test_every_measured_call_is_waited_for():
         events.append("call")
         return {"a": Output(), "b": Output()}
 
-    found = measured(call, 3, 1)
+    found = measured(Call(call), 3, 1)
     assert events == ["call", "ready", "ready"] * 4
     latency = found.latency_ms
     assert found.calls_per_second == pytest.approx(1e3 / latency["mean"], rel=1e-2)

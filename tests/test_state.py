@@ -637,7 +637,13 @@ class TestBuffers:
             "the values do not fit the variables:\n"
             "  scale: missing\n"
             "  other: not a variable\n"
-            "  n: expected int32[], got float32[]",
+            "  n: expected int32[], got float32[]; convert it with .astype('int32') if that is "
+            "meant",
+        ),
+        (
+            None,
+            "the values of variables are nested dicts by attribute path, as model.variables gives "
+            "them; got None (NoneType).",
         ),
         (
             {"n": jnp.int32(1), "scale": jnp.ones(3)},
@@ -674,10 +680,21 @@ def test_trainable_variables_are_read_and_assigned_alone(reload):
     np.testing.assert_array_equal(loaded.frozen, [1, 1])
 
 
-def test_a_variable_of_a_loaded_model_cannot_be_overwritten_by_its_value(counter):
-    with pytest.raises(StateError) as refused:
-        counter.n = 3
-    assert str(refused.value) == ("n is a Variable: assign its value, as in model.n.value = ...")
+def test_what_was_saved_is_not_replaced_and_other_attributes_are_the_user_s(counter):
+    for value in (3, Variable(jnp.int32(3))):
+        with pytest.raises(StateError) as refused:
+            counter.n = value
+        message = "n is a Variable: assign its value, as in model.n.value = ..."
+        assert str(refused.value) == message
+    with pytest.raises(StateError, match="^inc was saved with the model, whose programs would go"):
+        counter.inc = lambda: 3
+    counter.n += 1
+    assert int(counter.inc()) == 2
+    counter.note = "mine"
+    counter.note = "changed"
+    del counter.note
+    with pytest.raises(AttributeError, match="has no attribute 'note'"):
+        _ = counter.note
     with pytest.raises(StateError, match="holds int32\\[\\] and cannot be assigned float32\\[2\\]"):
         counter.n.value = jnp.ones(2)
 

@@ -177,10 +177,14 @@ class TestWithVariables:
         [
             ({"layers": {"2": {"w": jnp.ones(3)}}}, ["layers/2/w: not a variable"]),
             ({"mean": jnp.ones(2)}, ["mean: expected float32[3], got float32[2]"]),
-            ({"mean": 3.0}, ["mean: expected float32[3], got float[]"]),
+            ({"mean": 3.0}, ["mean: expected float32[3], got float32[]"]),
             (
                 {"steps": jnp.float32(1), "mine": jnp.ones(1)},
-                ["mine: not a variable", "steps: expected int32[], got float32[]"],
+                [
+                    "mine: not a variable",
+                    "steps: expected int32[], got float32[]; convert it with .astype('int32') if "
+                    "that is meant",
+                ],
             ),
         ],
     )

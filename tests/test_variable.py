@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from exporter import StateError, Variable
+from exporter import OptionError, StateError, Variable
 
 VALUES = np.array([1, 2, 4], np.float32)
 WHOLE = np.array([1, 2, 4], np.int32)
@@ -49,10 +49,28 @@ def test_a_variable_may_be_frozen_and_named():
     assert repr(box()) == "Variable(Array([1., 2., 4.], dtype=float32))"
 
 
-@pytest.mark.parametrize("value", ["x", None, object(), {"a": 1}])
-def test_what_is_no_array_is_no_first_value(value):
-    with pytest.raises((TypeError, ValueError)):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("x", "is what jax.numpy.asarray makes an array of; got 'x' (str), of which it says: "),
+        (None, "is what jax.numpy.asarray makes an array of; got None (NoneType), of which it"),
+        ({"a": 1}, "is what jax.numpy.asarray makes an array of; got {'a': 1} (dict), of which "),
+        (np.ones(2, object), "is what jax.numpy.asarray makes an array of; got object[2], of "),
+        (np.array(2**40), "is int64[], of which JAX would make int32, which does not have its "),
+        (np.array(1e300), "is float64[], of which JAX would make float32, which does not have "),
+    ],
+)
+def test_what_is_no_array_or_would_be_another_is_no_first_value(value, message):
+    with pytest.raises(OptionError) as refused:
         Variable(value)
+    assert str(refused.value).startswith(f"the value of a Variable {message}")
+
+
+def test_the_order_of_bytes_does_not_matter():
+    variable = Variable(VALUES.astype(">f4"))
+    variable.value = (VALUES + 1).astype(">f4")
+    assert variable.dtype == np.float32
+    np.testing.assert_array_equal(variable, VALUES + 1)
 
 
 BINARY = [
@@ -238,18 +256,29 @@ def test_a_value_of_the_same_shape_and_dtype_can_be_assigned(start, new, expecte
         (VALUES, np.ones(4, np.float32), "holds float32[3] and cannot be assigned float32[4]."),
         (VALUES, np.float32(2), "holds float32[3] and cannot be assigned float32[]."),
         (VALUES, [1, 2], "holds float32[3] and cannot be assigned float32[2]."),
-        (VALUES, jnp.ones(3, jnp.int32), "holds float32[3] and cannot be assigned int32[3]."),
+        (
+            VALUES,
+            jnp.ones(3, jnp.int32),
+            "holds float32[3] and cannot be assigned int32[3]; convert it with .astype('float32') "
+            "if that is meant.",
+        ),
         (VALUES, Variable(1.0), "holds float32[3] and cannot be assigned float32[]."),
-        (np.int32(1), np.float32(3), "holds int32[] and cannot be assigned float32[]."),
         (
             np.int32(1),
-            np.array(2**40),
-            "cannot be assigned int64[] with values that int32 does not have.",
+            np.array(2),
+            "holds int32[] and cannot be assigned int64[]; convert it with .astype('int32') if "
+            "that is meant.",
         ),
         (
             VALUES,
-            np.array([1, 2, 1e300]),
-            "cannot be assigned float64[3] with values that float32 does not have.",
+            np.array([1, 2, 3], object),
+            "holds float32[3] and cannot be assigned object[3]; convert it with "
+            ".astype('float32') if that is meant.",
+        ),
+        (
+            VALUES,
+            np.ma.masked_array(VALUES, mask=[1, 0, 0]),
+            "holds float32[3] and cannot be assigned a masked array; fill it with .filled() first.",
         ),
     ],
 )

@@ -1,5 +1,12 @@
 """Compiling ahead: what `load(warm=)` and `exporter compile` leave for the processes after them."""
 
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -191,8 +198,54 @@ def test_the_command_says_in_one_line_what_it_cannot_use(folder, capsys, words, 
 
 
 def test_a_cache_is_a_folder_or_a_flag(folder):
-    with pytest.raises(OptionError, match="cache is True for .* the path of another; got ''"):
-        exporter.load(folder, cache="")
+    for wrong in ("", "a\0b", 5, None, b"cache"):
+        with pytest.raises(OptionError) as refused:
+            exporter.load(folder, cache=wrong)
+        assert str(refused.value) == (
+            "cache is True for the user's own cache folder, False for none, or the path of "
+            f"another; got {wrong!r}."
+        )
+    with pytest.raises(SystemExit):
+        main(["compile", str(folder), "--cache", ""])
+
+
+def test_what_a_full_disk_did_not_take_is_not_told_to_be_there(
+    folder, tmp_path, monkeypatch, capsys
+):
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    words = ["compile", str(folder), "--signature", "step", "--cache", str(tmp_path)]
+    assert main(words) == 1
+    told = capsys.readouterr()
+    first, last = told.out.splitlines()
+    assert first.startswith("step")
+    assert first.endswith("  compiled, not kept")
+    assert last == f"0 compiled programs are in {tmp_path}"
+    assert re.sub(r"[\d,]+ bytes", "N bytes", told.err) == (
+        f"exporter compile: error: 1 of 1 compiled programs could not be kept in {tmp_path}, where "
+        "N bytes are free. Those that call back into Python, and those larger than the cache, are "
+        "kept nowhere.\n"
+    )
+
+
+def test_a_platform_that_is_not_there_is_told_before_anything_is_compiled(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter", "run", str(folder), "--signature", "step", "--random"],
+        env={**os.environ, "JAX_PLATFORMS": "nowhere"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("exporter run: error: JAX cannot start with JAX_PLATFORMS=nowhere: ")
+    assert last.endswith(
+        ". Choose a platform that is there, such as JAX_PLATFORMS=cpu, or unset it."
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_that_cannot_be_a_cache_is_told_and_the_model_works(folder, tmp_path):

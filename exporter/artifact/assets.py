@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from exporter.artifact import blocks
-from exporter.artifact.layout import ASSETS
-from exporter.errors import AssetNotFoundError, TrackingError
+from exporter.artifact.layout import ASSETS, FileRecord, digest_bytes, inside
+from exporter.errors import ArtifactError, AssetNotFoundError, TrackingError
 
 # The relative path of a file of an asset, as parts; none for an asset that is a single file.
 Parts = tuple[str, ...]
@@ -24,15 +24,18 @@ class Source:
 
     Attributes:
       path: where it is.
-      files: where each file is, by its path in the folder.
+      files: where each file is, or its content, by its path in the folder.
     """
 
     path: Path
-    files: Mapping[Parts, Path]
+    files: Mapping[Parts, Path | bytes]
 
     def content(self) -> tuple[tuple[Parts, str], ...]:
         """The same for two sources that hold the same."""
-        return tuple((parts, blocks.digest(path)) for parts, path in self.files.items())
+        return tuple(
+            (parts, digest_bytes(file) if isinstance(file, bytes) else blocks.digest(file))
+            for parts, file in self.files.items()
+        )
 
 
 def sources(places: Iterable[tuple[str, Path]]) -> list[Source]:
@@ -114,5 +117,26 @@ def write_assets(folder: Path, sources: Sequence[Source], paths: Sequence[str]) 
             target = folder.joinpath(path, *parts)
             if target not in done:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+                if isinstance(file, bytes):
+                    target.write_bytes(file)
+                else:
+                    shutil.copyfile(file, target)
                 done.add(target)
+
+
+def read_asset(folder: Path, files: Iterable[FileRecord], path: str) -> bytes:
+    """The content of a file of the artifact in a folder.
+
+    Raises:
+      ArtifactError: if it is not as it was when it was saved.
+    """
+    file = inside(folder, path)
+    known = next(one for one in files if one.path == path)
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(known.size + 1)
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read: {error.strerror}.") from error
+    if digest_bytes(data) != known.blake3:
+        raise ArtifactError(f"{file} is not what it was when the model was saved.")
+    return data

@@ -19,7 +19,7 @@ from pathlib import Path
 import blake3
 
 from exporter.artifact import blocks, scratch
-from exporter.errors import ArtifactError, ArtifactExistsError, ArtifactNotFoundError
+from exporter.errors import ArtifactError, ArtifactExistsError, ArtifactNotFoundError, OptionError
 
 MANIFEST = "saved_model.json"
 PROGRAMS = "programs"
@@ -60,7 +60,21 @@ class FileRecord:
 
 def is_artifact(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is a folder with a manifest. The manifest is not read."""
-    return (Path(path) / MANIFEST).is_file()
+    return (as_path("path", path) / MANIFEST).is_file()
+
+
+def as_path(name: str, path: object) -> Path:
+    """The path that somebody gave as the argument of that name.
+
+    Raises:
+      OptionError: if it is none of a local file or folder.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise OptionError(
+            f"{name} is the path of a file or folder, such as 'models/digits/1'; got {path!r}."
+        )
+    return Path(text)
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -192,7 +206,7 @@ def staged(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     scratch folder. Of two saves at once, the later one wins if it may overwrite, and fails if not.
 
     A reader that has files of a replaced artifact open keeps them. One that opens files by path
-    while the artifact is replaced may see some of each; their digests tell it so.
+    while the artifact is replaced may see some of each: see `reading.py`.
 
     Yields:
       An empty folder beside the target, on the same file system.

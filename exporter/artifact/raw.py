@@ -1,13 +1,13 @@
 """Arrays that lie in a checkpoint as they are: where they lie, and their bytes.
 
 A checkpoint is an OCDBT database, which TensorStore reads. Its index says for each key in which
-file the value is, or has a small value itself. If an array is one chunk without compression, that
-value is its elements and nothing else, and whoever knows the place need not ask TensorStore for it.
+file the value is, or has a small value itself: see `index.py`. If an array is one chunk without
+compression, that value is its elements and nothing else, and whoever knows the place need not ask
+TensorStore for it.
 """
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,16 +16,13 @@ from typing import Any
 
 import blake3
 import numpy as np
-import tensorstore as ts
 
 from exporter.artifact import blocks
 from exporter.artifact.blocks import Extent
+from exporter.artifact.index import Place, read_index
 
 # What TensorStore raises for a database that it cannot read, and what is raised about one here.
 REFUSALS = (ValueError, LookupError, OSError, RuntimeError, OverflowError)
-
-# How the index names a place: what one process wrote, a file of it, offset and size.
-_PLACE = re.compile(r"value:((?:ocdbt\.process_[0-9]+/)?):(d/[0-9a-f]{32}):([0-9]+):([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -44,14 +41,6 @@ class Wanted:
     def of_bytes(self, data: np.ndarray) -> np.ndarray:
         """The array that these bytes are."""
         return data.view(self.dtype).reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A value that lies in a file, by its path in the checkpoint."""
-
-    file: str
-    extent: Extent
 
 
 @dataclass(frozen=True)
@@ -115,27 +104,15 @@ class Arrays:
             yield position, self._wanted[position].of_bytes(buffer)
 
 
-def _values(folder: Path) -> dict[str, _Place | bytes]:
-    """What the index of the checkpoint has, as far as it can be understood."""
-    values: dict[str, _Place | bytes] = {}
+def _values(folder: Path) -> dict[str, Place | bytes]:
+    """What the index of the checkpoint has, or nothing if it cannot be understood."""
     try:
-        base = ts.KvStore.open({"driver": "file", "path": f"{folder.resolve()}/"}).result()
-        version = ts.ocdbt.dump(base).result()["versions"][-1]
-        if version["root_height"]:  # Orbax asks for an index of one node, of up to 100 MB
-            return {}
-        for entry in ts.ocdbt.dump(base, version["root"]["location"]).result()["entries"]:
-            key = entry["key"].decode()
-            if "inline_value" in entry:
-                values[key] = entry["inline_value"]
-            elif place := _PLACE.fullmatch(entry["indirect_value"]):
-                part, file, offset, size = place.groups()
-                values[key] = _Place(part + file, Extent(int(offset), int(size)))
-    except (*REFUSALS, TypeError):
+        return read_index(folder)
+    except REFUSALS:
         return {}
-    return values
 
 
-def _raw(values: Mapping[str, _Place | bytes], wanted: Wanted) -> _Place | bytes | None:
+def _raw(values: Mapping[str, Place | bytes], wanted: Wanted) -> Place | bytes | None:
     """The elements in C order, little-endian, or their place; `None` if there is no such value."""
     description = values.get(f"{wanted.key}/.zarray")
     if not isinstance(description, bytes):
@@ -148,7 +125,7 @@ def _raw(values: Mapping[str, _Place | bytes], wanted: Wanted) -> _Place | bytes
         return None
     separator = found.get("dimension_separator", ".")
     value = values.get(f"{wanted.key}/{separator.join('0' * len(wanted.shape)) or '0'}")
-    size = value.extent.size if isinstance(value, _Place) else len(value or b"")
+    size = value.extent.size if isinstance(value, Place) else len(value or b"")
     return value if size == wanted.size else None
 
 

@@ -4,7 +4,7 @@
 `manifest.schema.json` is made from these classes.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,7 +17,7 @@ FORMAT = "jax-exporter"
 # The ledger of format versions.
 #   1  the first. Read by every release.
 #   2  derivatives, independent rows, meshes, assets, samples, aliases, tags and metadata; names on
-#      dicts and tuples; more kinds of random keys; compressed programs. Read since 0.2.
+#      dicts and tuples; more kinds of random keys; compressed programs; stages. Read since 0.2.
 FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 1
 
@@ -31,6 +31,9 @@ Number = Annotated[int, Meta(ge=0)]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Version = Annotated[str, Meta(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")]
+
+# A number that need not be whole, as the shortest decimal that reads back as the same double.
+Decimal = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?$", max_length=32)]
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -245,6 +248,62 @@ class SampleRecord(Record, frozen=True):
     outputs: list[SampleArrayRecord]
 
 
+class StageRecord(Record, frozen=True):
+    """Work of the host before or after a signature, as data: one of a closed list of kinds.
+
+    What is in `options` is said by the kind and its version. `since` is the release that was the
+    first to know them, for the message of one that does not.
+    """
+
+    kind: str
+    version: Annotated[int, Meta(ge=1)]
+    since: Version
+    options: dict[str, Any]
+    files: list[str] = []
+
+
+class TokenizerOptions(Record, frozen=True):
+    """The options of the kind `tokenizer`, version 1: texts become rows of token ids."""
+
+    input: str
+    outputs: dict[Literal["ids", "attention_mask", "type_ids"], str]
+    pad_id: Number
+    pad_type_id: Number
+    pad_side: Literal["left", "right"]
+    max_length: Annotated[int, Meta(ge=1)] | None = None
+
+
+class VocabularyOptions(Record, frozen=True):
+    """The options of the kind `vocabulary`, version 1: words become their positions in a list."""
+
+    input: str
+    output: str
+    unknown: str | None = None
+
+
+class ImageOptions(Record, frozen=True):
+    """The options of the kind `image`, version 1: pictures become arrays of pixels."""
+
+    input: str
+    output: str
+    size: Annotated[list[Annotated[int, Meta(ge=1, le=2**14)]], Meta(min_length=2, max_length=2)]
+    mode: Literal["L", "RGB"]
+    layout: Literal["HW", "HWC", "CHW"]
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    scale: Decimal = "1.0"
+    mean: list[Decimal] = []
+    std: list[Decimal] = []
+
+
+class LabelsOptions(Record, frozen=True):
+    """The options of the kind `labels`, version 1: scores become the labels of the highest."""
+
+    output: str
+    name: str
+    top_k: Annotated[int, Meta(ge=1)] = 1
+    with_scores: bool = True
+
+
 class Producer(Record, frozen=True):
     """The releases of what wrote the artifact."""
 
@@ -258,7 +317,8 @@ class Producer(Record, frozen=True):
 class Content(Record, frozen=True):
     """Two ids that are the same whenever the same thing is saved.
 
-    `programs` covers signatures, functions, programs and the object tree, `variables` the values.
+    `programs` covers signatures, functions, programs, stages and the object tree, `variables` the
+    values.
     """
 
     programs: Digest
@@ -288,6 +348,7 @@ class Manifest(Record, frozen=True):
     tags: list[str] = []
     metadata: str = "{}"
     samples: list[SampleRecord] = []
+    stages: dict[str, list[StageRecord]] = {}
 
     @quiet
     def __repr__(self) -> str:

@@ -20,17 +20,26 @@ from exporter.artifact.records import (
     Digest,
     Manifest,
 )
+from exporter.artifact.stages import KINDS
 
 PUBLISHED = "manifest.schema.json"
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a manifest's file."""
-    types = (Manifest, Digest)
-    (_, digest), parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    options = {key: kind for key, (kind, _) in KINDS.items()}
+    types = (Manifest, Digest, *options.values())
+    (_, digest, *_), parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     for part in parts.values():
         part["description"] = inspect.cleandoc(part["description"]).split("\n\n")[0]
         part["additionalProperties"] = False
+    parts["StageRecord"]["allOf"] = [
+        {
+            "if": {"properties": {"kind": {"const": kind}, "version": {"const": version}}},
+            "then": {"properties": {"options": {"$ref": f"#/$defs/{own.__name__}"}}},
+        }
+        for (kind, version), own in options.items()
+    ]
     top = parts.pop("Manifest")
     described = {**digest, "description": "The BLAKE3 digest of everything else in the manifest."}
     top["title"] = f"The manifest of a {FORMAT} artifact, format {FORMAT_VERSION}"

@@ -45,6 +45,7 @@ from exporter.artifact.records import (
     VariableRecord,
 )
 from exporter.artifact.samples import size_of
+from exporter.artifact.stages import check_stages
 from signatures.arguments import python_signature
 from signatures.dtypes import KeyType, as_dtype
 
@@ -86,6 +87,7 @@ def check(manifest: Manifest) -> None:
     _check_nodes(manifest)
     _check_samples(manifest)
     _check_labels(manifest)
+    check_stages(manifest)
     _require(_is_unique(file.path for file in manifest.files), "files lists a path twice.")
 
 

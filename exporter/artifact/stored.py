@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from exporter.artifact.records import ConcreteRecord, ProgramRecord, SampleRecord
+from exporter.artifact.records import ConcreteRecord, ProgramRecord, SampleRecord, StageRecord
 from signatures.arguments import Parameter
 
 
@@ -79,6 +79,23 @@ class StoredSample:
 
 
 @dataclass(frozen=True)
+class StoredStages:
+    """The stages of a signature of a loaded model.
+
+    Attributes:
+      name: the signature.
+      records: as in the manifest they came from.
+      origin: the loaded concrete function that the signature calls.
+      read: gives the content of a file of the artifact.
+    """
+
+    name: str
+    records: Sequence[StageRecord]
+    origin: object
+    read: Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
 class StoredModel:
     """What a loaded model has beside its object tree and signatures.
 
@@ -88,6 +105,7 @@ class StoredModel:
       metadata: its metadata as JSON.
       samples: its samples, in the order in which they were taken.
       values_id: the content id of the variables with which they were taken.
+      stages: the stages of its signatures.
     """
 
     function_aliases: Mapping[str, object] = field(default_factory=dict)
@@ -95,6 +113,7 @@ class StoredModel:
     metadata: str = "{}"
     samples: Sequence[StoredSample] = ()
     values_id: str = ""
+    stages: Sequence[StoredStages] = ()
 
 
 class Storable(Protocol):

@@ -59,7 +59,7 @@ def follow(root: object | None, objects: SimpleNamespace) -> Tracked:
     aliases: dict[Key, Key] = {}
     equals: dict[Key, Key] = {}
     places: dict[object, Key] = {}
-    arrays: dict[object, Key] = {}
+    arrays: dict[int, tuple[object, Key]] = {}  # with the array, so that no other gets its id
     for graph in graphs:
         aliases |= aliases_of(_branches(graph))
         for variable in graph.variables:
@@ -69,7 +69,8 @@ def follow(root: object | None, objects: SimpleNamespace) -> Tracked:
                 aliases[key] = known
                 continue
             _add(variables, key, variable)
-            same = arrays.setdefault(id(variable.read()), key)
+            array = variable.read()
+            _, same = arrays.setdefault(id(array), (array, key))
             if same != key:
                 equals[key] = same
     return Tracked(variables, aliases, equals)

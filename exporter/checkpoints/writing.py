@@ -16,6 +16,7 @@ from exporter.artifact.layout import VARIABLES
 from exporter.artifact.variables import tree_on_disk
 from exporter.checkpoints.tracked import Tracked
 from exporter.errors import CheckpointError
+from exporter.staging.slots import own, undisturbed
 from exporter.staging.state import check_values
 from exporter.staging.tracing import LOCK
 
@@ -34,10 +35,11 @@ class Snapshot:
         Raises:
           TrackingError: if one has no value that could be saved.
         """
-        with LOCK:
+        places = [variable.place for variable in tracked.variables.values()]
+        with LOCK, undisturbed(places):
             check_values(tracked.variables.values())
             records = list(tracked.records().values())
-            values = [variable.read() for variable in tracked.variables.values()]
+            values = [own(place) for place in places]
             # Arrays of NumPy may be changed while Orbax writes.
             values = [np.array(v) if isinstance(v, np.ndarray) else v for v in values]
         document = checkpoint.to_json(records, values, tracked.aliases | tracked.equals)

@@ -22,7 +22,7 @@ from exporter.cli.sign import SIGN
 from exporter.cli.terminal import bad
 from exporter.cli.verify import VERIFY
 from exporter.cli.words import parser_of
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 from signatures.errors import ExporterError
 
 COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CONVERT, DIFF, CHECK, SCAN, SIGN)

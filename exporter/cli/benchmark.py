@@ -1,11 +1,15 @@
 """How long calls of a signature take, as percentiles."""
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
+
+from exporter.markup import printable
 
 
 class Latencies(TypedDict):
@@ -20,6 +24,21 @@ class Latencies(TypedDict):
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call in its parts, so that the work of stages is told from that of the signature.
+
+    Attributes:
+      compute: gives arrays of JAX by name.
+      before: gives what `compute` is called with, by name; it has all else itself.
+      after: makes what a caller gets of what `compute` gave.
+    """
+
+    compute: Callable[..., Mapping[str, Any]]
+    before: Callable[[], Mapping[str, Any]] | None = None
+    after: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """What calls took, each until its outputs were there.
 
@@ -29,6 +48,7 @@ class Benchmark:
       device: where the outputs were.
       latency_ms: of a call, in milliseconds.
       calls_per_second: one after the other.
+      stages_ms: what of it the stages took, if there are any.
     """
 
     calls: int
@@ -36,26 +56,63 @@ class Benchmark:
     device: str
     latency_ms: Latencies
     calls_per_second: float
+    stages_ms: Latencies | None = None
 
 
-def measured(call: Callable[[], Mapping[str, Any]], calls: int, warmup: int) -> Benchmark:
+def measured(call: Call, calls: int, warmup: int) -> Benchmark:
     """Make calls, some of them before the measurement begins.
 
     Args:
-      call: gives arrays of JAX by name.
+      call: what to do.
       calls: how many to measure.
       warmup: how many to make before; the first compiles.
     """
     device = "unknown, there are no outputs"
-    for _ in range(warmup):
-        _finished(call())
-    seconds = np.empty(calls)
-    for position in range(calls):
-        start = time.perf_counter()
-        outputs = _finished(call())
-        seconds[position] = time.perf_counter() - start
+    before, after = call.before or dict, call.after or dict
+    times = np.empty((warmup + calls, 4))
+    for row in times:
+        row[0] = time.perf_counter()
+        given = before()
+        row[1] = time.perf_counter()
+        outputs = _finished(call.compute(**given))
+        row[2] = time.perf_counter()
+        after(outputs)
+        row[3] = time.perf_counter()
         device = _device(outputs, device)
-    return Benchmark(calls, warmup, device, _latencies(seconds * 1e3), calls / float(seconds.sum()))
+    start, called, returned, end = times[warmup:].T
+    seconds = end - start
+    has_stages = call.before is not None or call.after is not None
+    return Benchmark(
+        calls,
+        warmup,
+        device,
+        _latencies(seconds * 1e3),
+        calls / float(seconds.sum()),
+        _latencies((called - start + end - returned) * 1e3) if has_stages else None,
+    )
+
+
+def print_benchmark(found: Benchmark, about: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a benchmark found, below what it is about: `signature` and `inputs` by name."""
+    if as_json:
+        figures = dataclasses.asdict(found)
+        if found.stages_ms is None:
+            del figures["stages_ms"]
+        print(json.dumps({**about, **figures}))
+        return
+    rows = {
+        "signature": about["signature"],
+        "inputs": ", ".join(f"{name} {kind}" for name, kind in about["inputs"].items()) or "none",
+        "device": found.device,
+        "calls": f"{found.calls:,} after {found.warmup:,} to warm up",
+        **{name: f"{value:.3f} ms" for name, value in found.latency_ms.items()},
+        "rate": f"{found.calls_per_second:,.1f} calls/s",
+    }
+    if found.stages_ms is not None:
+        p50, p99 = found.stages_ms["p50"], found.stages_ms["p99"]
+        rows["stages"] = f"p50 {p50:.3f} ms, p99 {p99:.3f} ms; they are part of the calls"
+    for name, text in rows.items():
+        print(printable(f"{name:9}  {text}"))
 
 
 def _latencies(milliseconds: np.ndarray) -> Latencies:

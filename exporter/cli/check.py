@@ -32,7 +32,9 @@ def _execute(arguments: argparse.Namespace) -> Exit:
     with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no result of ours
         model = find(arguments.object)
         from exporter.diagnosis import check
+        from exporter.runtime.compat import check_backend
 
+        check_backend()
         report = check(model, platforms=arguments.platforms)
     if arguments.json:
         print(report.to_json())

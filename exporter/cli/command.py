@@ -1,10 +1,16 @@
 """What a command is to the program: its words in the help, its arguments, and what it does."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Self
+
+from exporter.artifact.reading import watched
+from exporter.errors import ArtifactReplacedError
+from signatures.errors import ExporterError
 
 
 class Exit(IntEnum):
@@ -35,6 +41,13 @@ class Exit(IntEnum):
         return cls.DONE if is_yes else cls.NO
 
 
+def given_path(text: str) -> Path:
+    """The path of a file or folder in words, for argparse. No text at all is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command of `exporter`.
@@ -50,6 +63,8 @@ class Command:
       execute: does it, with the parsed arguments. It prints results, and raises an error of the
         package or an `OSError` for what it cannot use. What asks a question returns
         `Exit.answer(is_yes=...)`; `None` is `Exit.DONE`.
+      only_reads: whether it tells what it finds by reading file after file, which would be of two
+        artifacts if one was replaced by the other meanwhile.
     """
 
     name: str
@@ -59,3 +74,37 @@ class Command:
     examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     execute: Callable[[argparse.Namespace], int | None]
+    only_reads: bool = False
+
+    def run(self, arguments: argparse.Namespace) -> int | None:
+        """Execute it with these arguments, and return what `execute` does.
+
+        Raises:
+          ArtifactReplacedError: if an artifact among them was replaced meanwhile, and the command
+            failed or only reads.
+        """
+        given = (getattr(arguments, name, None) for name in ("folder", "old", "new"))
+        with contextlib.ExitStack() as held:
+            looks = {
+                path: held.enter_context(watched(path)) for path in given if isinstance(path, Path)
+            }
+            try:
+                code = self.execute(arguments)
+            except BrokenPipeError:
+                raise
+            except (ExporterError, OSError) as error:
+                _refuse_replaced(looks, error)
+                raise
+            if self.only_reads:
+                _refuse_replaced(looks)
+        return code
+
+
+def _refuse_replaced(
+    looks: Mapping[Path, Callable[[], bool]], cause: Exception | None = None
+) -> None:
+    for path, was_replaced in looks.items():
+        if was_replaced():
+            raise ArtifactReplacedError(
+                f"'{path}' was replaced while it was read. Run the command again."
+            ) from cause

@@ -3,16 +3,17 @@
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.command import Command
+from exporter.cli.command import Command, given_path
 from exporter.cli.terminal import progress
 from exporter.errors import OptionError
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 from exporter.runtime.warming import Case, planned
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="FOLDER",
-        type=Path,
+        type=given_path,
         help="where the programs are kept, for exporter.load(DIR, cache=FOLDER) (default: the "
         "user's own cache, where exporter.load looks)",
     )
@@ -62,21 +63,28 @@ def _execute(arguments: argparse.Namespace) -> None:
         raise OptionError("there is nothing to compile. Give sizes with --size AXIS=SIZE.")
     if manifest.x64:  # set before JAX is imported
         os.environ.setdefault("JAX_ENABLE_X64", "1")
+    from exporter.runtime.compat import check_backend
     from exporter.runtime.executables import cache_of
 
+    check_backend()
     cache = cache_of(arguments.cache or True)
     problem = "this user has no home to keep them in" if cache is None else cache.problem()
     if cache is None or problem:
         raise OptionError(f"compiled programs cannot be kept: {problem}. Choose another --cache.")
     done = list(_compiled(arguments.folder, plan.cases, cache, is_silent=arguments.json))
+    lost = sum(one["outcome"] == "not kept" for one in done)
     if arguments.json:
         found = {"cache": str(cache.folder), "compiled": done, "left_out": plan.left_out}
         print(json.dumps(found, indent=2))
     else:
-        print(printable(f"{len(done)} compiled programs are in {cache.folder}"))
-    lost = sum(one["outcome"] == "not kept" for one in done)
+        print(printable(f"{len(done) - lost} compiled programs are in {cache.folder}"))
     if lost:
-        raise OptionError(f"{lost} of {len(done)} programs could not be kept in {cache.folder}.")
+        free = shutil.disk_usage(cache.folder).free
+        raise OptionError(
+            f"{lost} of {len(done)} compiled programs could not be kept in {cache.folder}, where "
+            f"{free:,} bytes are free. Those that call back into Python, and those larger than the "
+            "cache, are kept nowhere."
+        )
 
 
 class _Compiled(TypedDict):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from exporter.cli.command import given_path
 from exporter.errors import MissingExtraError
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -40,7 +41,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
             "pip install 'jax-exporter[cli]'"
         ) from error
     for action in _arguments(parser):
-        if action.type is Path:
+        if action.type in (Path, given_path):
             is_file = "FILE" in str(action.metavar)
             action.complete = shtab.FILE if is_file else shtab.DIRECTORY  # type: ignore[attr-defined]  # what shtab looks for
     return str(shtab.complete(parser, shell=shell))

@@ -8,10 +8,11 @@ from typing import Any
 
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command
-from exporter.conversion.converting import Converted, convert
+from exporter.cli.sizes import add_sizes, sizes_of
+from exporter.conversion.converted import Converted, ConvertedSignature
+from exporter.conversion.converting import convert
 from exporter.conversion.formats import FORMATS
-from exporter.errors import OptionError
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +25,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(one.name for one in FORMATS)}",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write")
-    parser.add_argument("--signature", metavar="NAME", help="which one (default: the default one)")
     parser.add_argument(
-        "--size",
-        metavar="AXIS=SIZE",
-        dest="sizes",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="the size of each named axis; x[0]=8 for the first axis of x, if it has no name",
+        "--signature",
+        metavar="NAME",
+        action="append",
+        help="which one (default: the default one); for tensorflow, all, or as many as are given",
     )
+    add_sizes(parser, "in the file; x[0]=8 for the first axis of x, if it has no name")
     parser.add_argument(
         "--platform", metavar="NAME", default="cpu", help="whose operations (default: cpu)"
     )
@@ -47,12 +45,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(arguments: argparse.Namespace) -> None:
     if read_manifest(arguments.folder).x64:  # set before JAX is imported
         os.environ.setdefault("JAX_ENABLE_X64", "1")
+    # TensorFlow tells of the processor in lines of its own. What goes wrong it raises too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found = convert(
         arguments.folder,
         arguments.to,
         arguments.out,
-        signature=arguments.signature,
-        sizes=_sizes(arguments.sizes),
+        signature=arguments.signature or (),
+        sizes=sizes_of(arguments.sizes),
         platform=arguments.platform,
         overwrite=arguments.overwrite,
         check=not arguments.no_check,
@@ -60,44 +60,30 @@ def _execute(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(_plain(found), indent=2))
         return
-    print(printable(f"{found.path}: {found.signature} as {found.format}, {found.size:,} bytes"))
+    print(printable(found.headline()))
     for line in found.facts():
         print(printable(f"  {line}"))
 
 
 def _plain(found: Converted) -> dict[str, Any]:
-    checked = found.check
     return {
         "path": str(found.path),
         "format": found.format,
-        "signature": found.signature,
         "platform": found.platform,
-        "inputs": found.inputs,
-        "outputs": found.outputs,
         "bytes": found.size,
-        "checked_with": None if checked is None else checked.inputs,
         "largest_difference": found.largest,
         "unchecked": found.unchecked,
+        "signatures": {one.name: _plain_signature(one) for one in found.signatures},
     }
 
 
-def _sizes(words: list[str]) -> dict[str, int]:
-    """The sizes in words like `batch=8`.
-
-    Raises:
-      OptionError: naming every word that is no such thing.
-    """
-    found: dict[str, int] = {}
-    problems = []
-    for word in words:
-        name, _, text = word.rpartition("=")
-        if not name or name in found or not text.isascii() or not text.isdecimal():
-            problems.append(repr(word))
-        else:
-            found[name] = int(text[:19])  # longer ones are too large in any case
-    if problems:
-        raise OptionError(f"expected --size AXIS=SIZE, each axis once, got {', '.join(problems)}.")
-    return found
+def _plain_signature(one: ConvertedSignature) -> dict[str, Any]:
+    return {
+        "inputs": one.inputs,
+        "outputs": one.outputs,
+        "checked_with": None if one.check is None else one.check.inputs,
+        "largest_difference": None if one.check is None else one.check.largest,
+    }
 
 
 CONVERT = Command(
@@ -108,15 +94,17 @@ CONVERT = Command(
     ),
     summary="write a signature, with its weights, as a file for other runtimes",
     description="""\
-Convert one signature, with its variables, to a file of another format:
-stablehlo  .mlir, .mlirbc  StableHLO of fixed shapes, as text or portable bytecode
-iree       .vmfb           compiled for processors of this architecture, for IREE
-litert     .tflite         for LiteRT (TensorFlow Lite), with names
-coreml     .mlpackage      for Core ML; written here, and not run
+Convert a signature, with its variables, to a file of another format:
+stablehlo   .mlir, .mlirbc  StableHLO of fixed shapes, as text or portable bytecode
+iree        .vmfb           compiled for processors of this architecture, for IREE
+litert      .tflite         for LiteRT (TensorFlow Lite), with names
+coreml      .mlpackage      for Core ML; written here, and not run
+tensorflow  a folder        a SavedModel for TensorFlow and TensorFlow Serving
 
 The code of the model is not needed. All sizes are fixed in the file: each named
 axis needs one. Variables that the signature changes are inputs and outputs named
-state/PATH; coreml takes no such signature.
+state/PATH; coreml takes no such signature. A SavedModel has all signatures, axes
+of any size, and variables that calls change; --size is what it is tried with.
 
 The file is run beside the loaded model, on a sample that was saved with the
 artifact or on random inputs, and is not written if it computes something else.
@@ -124,6 +112,7 @@ It appears whole or not at all. The artifact stays as it is.""",
     examples="""\
   exporter convert digits/1 --to litert --size batch=1 --out digits.tflite
   exporter convert digits/1 --to iree --size batch=8 --out digits.vmfb
+  exporter convert digits/1 --to tensorflow --out digits-tf/1
   exporter convert encoder/3 --to stablehlo --signature embed --size batch=8 tokens=64 \\
       --out encoder.mlir""",
     add_arguments=_add_arguments,

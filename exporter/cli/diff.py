@@ -11,8 +11,8 @@ from pathlib import Path
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest
 from exporter.cli.command import Command, Exit
+from exporter.markup import printable
 from exporter.runtime.comparison import Comparison, added_calls, alike, compare
-from exporter.runtime.describe import printable
 from exporter.runtime.values import ValueDifference, value_differences
 
 
@@ -107,4 +107,5 @@ artifact cannot be read.""",
   exporter diff digits/1 digits/2 --no-values --json | jq .reasons""",
     add_arguments=_add_arguments,
     execute=_execute,
+    only_reads=True,
 )

@@ -1,11 +1,11 @@
 """`exporter run`: call one signature with arrays from files or from the command line."""
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +13,16 @@ import numpy as np
 
 from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.arrays.made import random_values, sampled, sizes_of
 from exporter.cli.arrays.outputs import as_json, planned_files, storable, write_files
 from exporter.cli.arrays.words import read_values, without_keys
-from exporter.cli.benchmark import Benchmark, measured
+from exporter.cli.benchmark import Call, measured, print_benchmark
 from exporter.cli.command import Command
-from exporter.runtime.describe import printable
+from exporter.cli.pipelines import staged_values, stages_for
+from exporter.cli.sizes import add_sizes, sizes_of
+from exporter.made import random_values, sampled
+from exporter.markup import printable
+from exporter.stages.pipeline import HostStages
+from exporter.stages.stage import Kind
 from signatures.binding import bind
 from signatures.errors import UnknownSignatureError
 from signatures.resolver import DEFAULT, resolve_call
@@ -62,15 +66,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         help="make random inputs that the signature allows (default seed: 0)",
     )
-    parser.add_argument(
-        "--size",
-        metavar="AXIS=SIZE",
-        dest="sizes",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="the sizes of named axes in random inputs (default: the smallest allowed)",
-    )
+    add_sizes(parser, "in random inputs (default: the smallest allowed)")
     parser.add_argument(
         "--benchmark",
         metavar="N",
@@ -82,6 +78,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_count,
         help=f"make N calls before those of --benchmark (default: {_WARMUP})",
+    )
+    parser.add_argument(
+        "--no-stages",
+        action="store_true",
+        help="take and give arrays, without the stages of the signature",
     )
     parser.add_argument(
         "--out",
@@ -105,27 +106,48 @@ def _execute(arguments: argparse.Namespace) -> None:
     manifest = read_manifest(arguments.folder)
     name = _chosen(manifest, arguments.signature)
     signature = encoding.signature_of(manifest, manifest.signatures[name], name)
+    stages = stages_for(arguments, manifest, name)
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
     # before variables are read, which may take minutes.
-    given, origin = _inputs(arguments, manifest, signature)
+    given, words, origin = _inputs(arguments, manifest, signature, stages)
     values = bind(without_keys(signature), (), given).values
     out: Path | None = arguments.out
-    files = planned_files(out, signature.outputs, overwrite=arguments.overwrite) if out else {}
+    specs = stages.outputs if stages else signature.outputs
+    files = planned_files(out, specs, overwrite=arguments.overwrite) if out else {}
     if origin:
         print(printable(f"inputs: {origin}"), file=sys.stderr)
-    call = _loaded(arguments.folder, signature, values, wide=manifest.x64)
+    compute = _loaded(arguments.folder, signature, values, wide=manifest.x64)
     if arguments.benchmark is not None:
         warmup = _WARMUP if arguments.warmup is None else arguments.warmup
-        found = measured(call, arguments.benchmark, warmup)
-        _tell(found, signature, values, origin, as_json=arguments.json)
+        found = measured(_call(compute, stages, words), arguments.benchmark, warmup)
+        shown = zip(signature.inputs.items(), values, strict=True)
+        inputs = {key: _type(cast(np.ndarray, value), spec) for (key, spec), value in shown}
+        by_stages = f"made of {', '.join(words)} by stages" if words else None
+        origin = origin or by_stages or "given"
+        told = {"signature": signature.name, "inputs": inputs, "inputs_from": origin}
+        print_benchmark(found, told, as_json=arguments.json)
         return
-    outputs = _arrays(call())
+    results = compute()
+    outputs = _arrays(stages.results(results) if stages else results)
     if out:
-        _write(outputs, signature.outputs, files, overwrite=arguments.overwrite)
+        _write(outputs, specs, files, overwrite=arguments.overwrite)
     elif arguments.json:
         print(as_json(outputs))
     else:
-        _print(outputs, signature.outputs)
+        _print(outputs, specs)
+
+
+def _call(
+    compute: Callable[..., Mapping[str, Any]],
+    stages: HostStages | None,
+    words: Mapping[str, object] | None,
+) -> Call:
+    """A call with the work of its stages, to be measured."""
+    if stages is None:
+        return Call(compute)
+    if words is None:
+        return Call(compute, after=stages.results)
+    return Call(compute, before=lambda: stages.fed(words), after=stages.results)
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
@@ -177,21 +199,41 @@ def _positive(text: str) -> int:
 
 
 def _inputs(
+    arguments: argparse.Namespace,
+    manifest: records.Manifest,
+    signature: Signature,
+    stages: HostStages | None,
+) -> tuple[Mapping[str, Any], Mapping[str, object] | None, str | None]:
+    """The arrays of the call by name, what stages made them of, and where they are from.
+
+    The second is `None` if arrays were given, and the last if something was.
+    """
+    if arguments.sample is None and arguments.random is None:
+        if stages is None:
+            return read_values(arguments.inputs, without_keys(signature).inputs), None, None
+        values, is_staged = staged_values(arguments.inputs, stages)
+        if is_staged:
+            with warnings.catch_warnings():  # the error that follows says the same
+                warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
+                return stages.arrays(values), values, None
+        return values, None, None
+    made, origin = _made(arguments, manifest, signature)
+    return made, None, origin
+
+
+def _made(
     arguments: argparse.Namespace, manifest: records.Manifest, signature: Signature
-) -> tuple[dict[str, Any], str | None]:
-    """The values of the call by name, and where they are from if they were not given."""
-    plain = without_keys(signature)
+) -> tuple[dict[str, Any], str]:
+    """Inputs from a sample or at random, and which."""
     number = manifest.signatures[signature.name]
     if arguments.sample is not None:
         found = sampled(arguments.folder, manifest, number, arguments.sample)
         if found is not None and not arguments.sizes:
             return found, f"sample {arguments.sample} of {signature.name}"
-    elif arguments.random is None:
-        return read_values(arguments.inputs, plain.inputs), None
     seed = arguments.random or 0
     programs = manifest.concrete_functions[number].programs
     ranks = manifest.programs[programs[0]].ranks if programs else ()
-    made = random_values(plain, sizes_of(arguments.sizes), seed, ranks)
+    made = random_values(without_keys(signature), sizes_of(arguments.sizes), seed, ranks)
     shown = ", ".join(f"{name} {_described(value)}" for name, value in made.items()) or "none"
     why = "there is no sample, so " if arguments.sample is not None and not arguments.sizes else ""
     return made, f"{why}random with seed {seed}: {shown}"
@@ -221,7 +263,7 @@ def _chosen(manifest: records.Manifest, name: str | None) -> str:
 
 def _loaded(
     folder: Path, signature: Signature, values: Sequence[object], *, wide: bool
-) -> Callable[[], Mapping[str, Any]]:
+) -> Callable[..., Mapping[str, Any]]:
     """The call of the signature with these values. Random keys are their words in them.
 
     With `wide` JAX computes with 64 bits, if it was not imported before and the user has not said
@@ -236,8 +278,7 @@ def _loaded(
         name: from_words(cast(Any, value), spec.dtype)
         for (name, spec), value in zip(signature.inputs.items(), values, strict=True)
     }
-    loaded = load(folder).signatures[signature.name]
-    return lambda: loaded(**given)
+    return partial(load(folder).signatures[signature.name], **given)
 
 
 def _arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -247,44 +288,17 @@ def _arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(to_words(output)) for name, output in outputs.items()}
 
 
-def _tell(
-    found: Benchmark,
-    signature: Signature,
-    values: Sequence[object],
-    origin: str | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Print what a benchmark found."""
-    shown = zip(signature.inputs.items(), values, strict=True)
-    inputs = {name: _type(cast(np.ndarray, value), spec) for (name, spec), value in shown}
-    if as_json:
-        about = {"signature": signature.name, "inputs": inputs, "inputs_from": origin or "given"}
-        print(json.dumps(about | dataclasses.asdict(found)))
-        return
-    rows = {
-        "signature": signature.name,
-        "inputs": ", ".join(f"{name} {kind}" for name, kind in inputs.items()) or "none",
-        "device": found.device,
-        "calls": f"{found.calls:,} after {found.warmup:,} to warm up",
-        **{name: f"{value:.3f} ms" for name, value in found.latency_ms.items()},
-        "rate": f"{found.calls_per_second:,.1f} calls/s",
-    }
-    for name, text in rows.items():
-        print(printable(f"{name:9}  {text}"))
-
-
-def _print(outputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]) -> None:
+def _print(outputs: Mapping[str, np.ndarray], specs: Mapping[str, Kind | TensorSpec]) -> None:
     """Each output with its type and values. NumPy shortens what has more than 1,000 of them."""
     for name, array in outputs.items():
         print(printable(f"{name}  {_type(array, specs[name])}"))
         for line in np.array2string(array, max_line_width=98).splitlines():
-            print(f"  {line}")
+            print(printable(f"  {line}"))
 
 
 def _write(
     outputs: Mapping[str, np.ndarray],
-    specs: Mapping[str, TensorSpec],
+    specs: Mapping[str, Kind | TensorSpec],
     files: Mapping[str, Path],
     *,
     overwrite: bool,
@@ -294,13 +308,16 @@ def _write(
         file = files[name]
         place = file if file.suffix == ".npy" else f"{file}[{name}]"
         stored = storable(array).dtype.name
-        is_named = file.suffix == ".json" or stored == specs[name].dtype.name
+        spec = specs[name]
+        is_named = file.suffix == ".json" or isinstance(spec, str) or stored == spec.dtype.name
         note = "" if is_named else f" as {stored}"
-        print(printable(f"{place}  {_type(array, specs[name])}{note}"))
+        print(printable(f"{place}  {_type(array, spec)}{note}"))
 
 
-def _type(array: np.ndarray, spec: TensorSpec) -> str:
-    """The type of an array. The shape of keys is without that of their words."""
+def _type(array: np.ndarray, spec: Kind | TensorSpec) -> str:
+    """The type of an array, be it of labels. The shape of keys is without that of their words."""
+    if isinstance(spec, str):
+        return f"text[{', '.join(map(str, array.shape))}]"
     shape = array.shape if isinstance(spec.dtype, np.dtype) else array.shape[:-1]
     return f"{spec.dtype.name}[{', '.join(map(str, shape))}]"
 
@@ -314,7 +331,7 @@ RUN = Command(
     usage=(
         "DIR [--signature NAME]\n"
         "                    [--inputs NAME=VALUE ... | --sample [N] | --random [SEED]]\n"
-        "                    [--size AXIS=SIZE ...] [--benchmark N [--warmup N]]\n"
+        "                    [--size AXIS=SIZE ...] [--no-stages] [--benchmark N [--warmup N]]\n"
         "                    [--json | --out PATH [--overwrite]]"
     ),
     summary="call a signature with arrays from files or from the command line",
@@ -330,10 +347,18 @@ out. --sample and --random make inputs for a quick try, and say on stderr which.
 takes to bring them to the device is part of it, and what JAX compiles before is
 part of the calls to warm up.
 
+A signature with stages also takes what they take: text or words as they are or
+as JSON, pictures as files without [OPTION,...], lists of these as JSON, and any
+of them from standard input. Scores that have labels are printed as labels. With
+--no-stages arrays are taken and given as without them. --benchmark tells what
+the stages take of each call.
+
 The artifact stays as it is: what a call changes in variables is not saved.""",
     examples="""\
   exporter run digits/1 --inputs image=image.npy
   exporter run digits/1 --signature embedding --inputs image=data.npz[test] --out results
+  exporter run minilm --inputs text='["hello", "good morning"]'
+  exporter run digits/1 --inputs image=digit.png
   exporter run encoder/3 --inputs ids='[[101, 2023, 102]]' mask='[[1, 1, 1]]' --json
   exporter run photos/2 --inputs 'image=cats/*.jpg[size=224x224,scale=1/255]' --out cats.npz
   exporter run digits/1 --random --size batch=8 --benchmark 100
@@ -342,7 +367,7 @@ values of inputs:
   FILE.npy, FILE.npz[KEY]          arrays of NumPy
   FILE.json, FILE.json[FIELD]      nested lists of numbers
   FILE.csv, FILE.csv[COLUMN]       rows of numbers; a first row of names is a header
-  FILE.png, FILE.jpg[OPTION,...]   a picture, read by Pillow: values as they are, in the
+  FILE.png, FILE.jpg[OPTION,...]   a picture, also .webp, read by Pillow: values as they are, in the
                                    input's type, or with scale=1/255, size=WIDTHxHEIGHT,
                                    mode=L (grey), RGB or RGBA, layout=CHW
   'a*.png', a.npy,b.npy[KEY]       several files make a batch; the brackets are for all

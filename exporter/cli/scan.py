@@ -9,7 +9,8 @@ from pathlib import Path
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command, Exit
 from exporter.errors import OptionError
-from exporter.runtime.describe import counted, printable
+from exporter.markup import printable
+from exporter.runtime.describe import counted
 from exporter.runtime.inspection import Reader
 from exporter.runtime.suspicions import LARGE_BYTES, describe_suspicions, suspicions
 
@@ -79,4 +80,5 @@ claims, and whoever can change a file can change its digest.""",
   exporter scan digits/1 --json | jq '.findings[].kind'""",
     add_arguments=_add_arguments,
     execute=_execute,
+    only_reads=True,
 )

@@ -5,7 +5,6 @@ JAX is imported for `--programs` only, and in another process: see `exporter/run
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +13,8 @@ from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest
 from exporter.cli.command import Command
 from exporter.cli.pages import write_page
+from exporter.cli.sizes import add_sizes, sizes_of
 from exporter.cli.terminal import titled
-from exporter.errors import OptionError
 from exporter.runtime.describe import describe
 from exporter.runtime.inspection import Reader, inspect
 from exporter.runtime.outline import Branch, draw, outline, places
@@ -44,15 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="look into each program: who uses it, its operations, and what it costs to run",
     )
-    parser.add_argument(
-        "--size",
-        metavar="AXIS=SIZE",
-        dest="sizes",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="the sizes of named axes for which --programs tells the cost",
-    )
+    add_sizes(parser, "for which --programs tells the cost")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -119,7 +110,7 @@ def _page(arguments: argparse.Namespace, manifest: Manifest) -> None:
         arguments.folder,
         manifest,
         arguments.html,
-        sizes=None if arguments.no_programs else _sizes(arguments.sizes),
+        sizes=None if arguments.no_programs else sizes_of(arguments.sizes),
         with_values=not arguments.no_values,
         overwrite=arguments.overwrite,
     )
@@ -147,22 +138,9 @@ def _document(
 def _reports(arguments: argparse.Namespace, manifest: Manifest) -> list[ProgramReport]:
     with closing(Reader()) as reader:
         inspected = inspect(
-            arguments.folder, manifest, reader, _sizes(arguments.sizes), arguments.signature
+            arguments.folder, manifest, reader, sizes_of(arguments.sizes), arguments.signature
         )
     return [report(one) for one in inspected]
-
-
-def _sizes(given: Sequence[str]) -> dict[str, int]:
-    """The sizes in words like `batch=8`.
-
-    Raises:
-      OptionError: naming every word that is no such thing.
-    """
-    parts = [word.partition("=") for word in given]
-    wrong = [repr("".join(part)) for part in parts if not re.fullmatch("[0-9]{1,18}", part[2])]
-    if wrong:
-        raise OptionError(f"expected --size AXIS=SIZE, got {', '.join(wrong)}.")
-    return {name: int(size) for name, _, size in parts}
 
 
 SHOW = Command(
@@ -202,4 +180,5 @@ distributed. For this alone variables are read, the large ones in part.""",
   exporter show digits/1 --html digits.html""",
     add_arguments=_add_arguments,
     execute=_execute,
+    only_reads=True,
 )

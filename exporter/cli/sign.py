@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from exporter.cli.command import Command
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 from exporter.signing import sign
 
 # Where the password of a key is looked for: words of a command can be seen by other users.

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
+from exporter.markup import printable
 from exporter.progress import Progress, steps
-from exporter.runtime.describe import printable
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from exporter.cli.command import Command, Exit
 from exporter.cli.completion import SHELLS, PrintCompletion
-from exporter.runtime.describe import printable
+from exporter.markup import printable
 
 # What argparse says of a word that is not among its choices, in and after Python 3.12.
 _INVALID_CHOICE = re.compile(
@@ -63,5 +63,5 @@ def parser_of(commands: Sequence[Command], examples: str) -> Parser:
             allow_abbrev=False,
         )
         command.add_arguments(own)
-        own.set_defaults(execute=command.execute, parser=own)
+        own.set_defaults(execute=command.run, parser=own)
     return parser

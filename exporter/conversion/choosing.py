@@ -1,12 +1,13 @@
 """What is to be converted: a signature, a platform and a size for every open axis. Without JAX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.artifact.encoding import dim_of
 from exporter.artifact.records import ConcreteRecord, Manifest, ProgramRecord
 from exporter.errors import ConversionError, OptionError
+from exporter.made import least
 from signatures.resolver import DEFAULT, resolve_call
 from signatures.spec import Dim
 
@@ -54,7 +55,7 @@ def chosen(
     platform: str,
     custom_calls: tuple[str, ...] = (),
 ) -> Choice:
-    """A choice that can be.
+    """The choice of one signature at fixed sizes.
 
     Args:
       folder: the artifact.
@@ -70,6 +71,60 @@ def chosen(
       ConversionError: if no format has a place for such a signature.
     """
     name = _named(manifest, signature)
+    axes = _axes_of(manifest, name, platform)
+    return Choice(folder, manifest, name, _sizes(name, axes, sizes), platform, custom_calls)
+
+
+def every(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    signatures: Sequence[str],
+    sizes: Mapping[str, int],
+    platform: str,
+    custom_calls: tuple[str, ...] = (),
+) -> list[Choice]:
+    """A choice of each signature, where sizes stay open and are needed to try it only.
+
+    Args:
+      folder: the artifact.
+      manifest: what it says.
+      signatures: those that are wanted, or none for all.
+      sizes: as for `chosen`, of the axes of any of them. Others have a small size.
+      platform: one of those that it was saved for.
+      custom_calls: the native functions that the caller vouches for.
+
+    Raises:
+      UnknownSignatureError: if there is no such signature, listing those there are.
+      OptionError: if there is no signature, a size is not allowed or of no axis, or the platform is
+        another.
+      ConversionError: if no format has a place for one of them.
+    """
+    names = [_named(manifest, one) for one in signatures] or list(manifest.signatures)
+    if not names:
+        raise OptionError(f"{folder} has no signatures. {manifest.signature_note or ''}".rstrip())
+    axes = {name: _axes_of(manifest, name, platform) for name in names}
+    known = {label for some in axes.values() for label in some}
+    unknown = [label for label in sizes if label not in known]
+    if unknown:
+        raise OptionError(
+            f"no axis is called {', '.join(unknown)}; they are {', '.join(sorted(known)) or 'none'}"
+        )
+    return [
+        Choice(
+            folder,
+            manifest,
+            name,
+            _sizes(name, some, {one: sizes.get(one, _small(dim)) for one, dim in some.items()}),
+            platform,
+            custom_calls,
+        )
+        for name, some in axes.items()
+    ]
+
+
+def _axes_of(manifest: Manifest, name: str, platform: str) -> dict[str, Dim]:
+    """The open axes of a signature that a format may have a place for."""
     concrete = manifest.concrete_functions[manifest.signatures[name]]
     open_ = [tensor.name for tensor in concrete.inputs if tensor.shape is None]
     if open_ or len(concrete.programs) != 1:
@@ -91,8 +146,7 @@ def chosen(
             f"{', '.join(record.platforms)}. Choose one of these, or save it with "
             f"platforms=({platform!r}, ...)."
         )
-    found = _sizes(name, _axes(concrete, record), sizes)
-    return Choice(folder, manifest, name, found, platform, custom_calls)
+    return _axes(concrete, record)
 
 
 def _named(manifest: Manifest, signature: str | None) -> str:
@@ -124,7 +178,7 @@ def _axes(concrete: ConcreteRecord, record: ProgramRecord) -> dict[str, Dim]:
 def _sizes(signature: str, axes: Mapping[str, Dim], sizes: Mapping[str, int]) -> dict[str, int]:
     missing = [label for label in axes if label not in sizes]
     if missing:
-        example = {label: _least(axes[label]) for label in missing}
+        example = {label: least(axes[label]) for label in missing}
         words = " ".join(f"{label}={size}" for label, size in example.items())
         raise OptionError(
             f"signature {signature!r} has axes of any size, and a file of another format has one: "
@@ -149,7 +203,8 @@ def _sizes(signature: str, axes: Mapping[str, Dim], sizes: Mapping[str, int]) ->
     return {dim.name: sizes[label] for label, dim in axes.items()}
 
 
-def _least(dim: Dim) -> int:
-    """The smallest size of at least 1 that is allowed."""
+def _small(dim: Dim) -> int:
+    """A small size that is allowed, and not 1 if it need not be: ones hide mistakes of axes."""
     step = dim.multiple_of or 1
-    return -(-max(dim.min or 1, 1) // step) * step
+    found = -(-max(dim.min or 1, 3) // step) * step
+    return found if dim.problem(found) is None else least(dim)

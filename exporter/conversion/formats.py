@@ -1,7 +1,8 @@
 """The foreign formats: what each is called, needs and can take. A format is a row here and a file.
 
 The file has one function, `write(program, file)`, which writes the file (or folder) and says what
-its inputs and outputs are called there, and how it is run on this machine.
+its inputs and outputs are called there, and how it is run on this machine. For a format that is
+`whole`, it is `write(programs, variables, file)`, and says so of each program.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from exporter.errors import OptionError
 
 _INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_FLOATS = frozenset(("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"))
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Format:
 
     Attributes:
       name: what it is called.
-      extensions: how its files are called, the first if in doubt.
+      extensions: how its files are called, the first if in doubt. None if by any name.
       module: the file of ours that writes it.
       extra: the extra of this package that it needs, or `None`.
       runtime: what runs its files.
@@ -27,6 +29,9 @@ class Format:
       keeps_state: whether a signature that changes variables can have them as inputs and outputs.
       calls_native: whether programs may call native functions by name.
       embeds: whether variables are constants of the module that it is given.
+      whole: whether it takes all signatures at once, with the variables that they share and with
+        axes of any size. Others take one signature at fixed sizes.
+      marker: a file at the top of its folders, by which they are told from the folders of others.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Format:
     keeps_state: bool = True
     calls_native: bool = False
     embeds: bool = True
+    whole: bool = False
+    marker: str | None = None
 
     def problems(
         self, platform: str, dtypes: Sequence[tuple[str, str]], changed: Sequence[str]
@@ -97,6 +104,18 @@ FORMATS = (
         "Core ML, of iOS 18, macOS 15 or newer",
         dtypes={"int32", "float16", "float32"},
         keeps_state=False,
+        marker="Manifest.json",
+    ),
+    Format(
+        "tensorflow",
+        (),
+        "exporter.conversion.tensorflow",
+        "tensorflow",
+        "TensorFlow or TensorFlow Serving, by their SavedModel",
+        platforms=None,
+        dtypes=_INTEGERS | _FLOATS | {"bool", "complex64", "complex128"},
+        whole=True,
+        marker="saved_model.pb",
     ),
     Format(
         "onnx",

@@ -10,9 +10,6 @@ from exporter.artifact.layout import is_artifact
 from exporter.conversion.formats import Format
 from exporter.errors import ArtifactExistsError, OptionError
 
-# What a package of Core ML has at its top. A folder without it is somebody's own.
-_MANIFEST_OF_PACKAGE = "Manifest.json"
-
 
 def check_target(out: str | os.PathLike[str], format_: Format, *, overwrite: bool) -> Path:
     """The absolute path of the file to write.
@@ -22,7 +19,7 @@ def check_target(out: str | os.PathLike[str], format_: Format, *, overwrite: boo
       ArtifactExistsError: if something is there that may not be replaced.
     """
     target = Path(os.path.realpath(out))
-    if target.suffix not in format_.extensions:
+    if format_.extensions and target.suffix not in format_.extensions:
         wanted = " or ".join(format_.extensions)
         raise OptionError(
             f"files of {format_.name} end in {wanted}, got {str(out)!r}. Choose another name."
@@ -33,11 +30,11 @@ def check_target(out: str | os.PathLike[str], format_: Format, *, overwrite: boo
             f"cannot write '{target}': '{outer}' is an artifact, and nothing else belongs inside "
             "it. Write beside it."
         )
-    _check_replaceable(target, overwrite=overwrite)
+    _check_replaceable(target, format_, overwrite=overwrite)
     return target
 
 
-def _check_replaceable(target: Path, *, overwrite: bool) -> None:
+def _check_replaceable(target: Path, format_: Format, *, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
@@ -45,7 +42,8 @@ def _check_replaceable(target: Path, *, overwrite: bool) -> None:
             f"'{target}' is there already. Pass overwrite=True, --overwrite in a shell, or choose "
             "another name."
         )
-    if target.is_dir() and not (target / _MANIFEST_OF_PACKAGE).is_file():
+    # A folder that lacks what folders of the format have is somebody's own.
+    if target.is_dir() and not (format_.marker and (target / format_.marker).is_file()):
         raise ArtifactExistsError(
             f"'{target}' is a folder, and not one that a conversion made: it is not replaced. "
             "Choose another name."
@@ -53,7 +51,7 @@ def _check_replaceable(target: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def filled(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def filled(target: Path, format_: Format, *, overwrite: bool) -> Iterator[Path]:
     """A path of the same name, which becomes the target when the block ends well.
 
     Raises:
@@ -66,7 +64,7 @@ def filled(target: Path, *, overwrite: bool) -> Iterator[Path]:
         file = folder / target.name
         yield file
         scratch.sync_all(folder)
-        _check_replaceable(target, overwrite=overwrite)
+        _check_replaceable(target, format_, overwrite=overwrite)
         if file.is_dir() and target.is_dir():
             scratch.exchange(file, target)  # what was there goes with the scratch folder
         elif file.is_dir():
@@ -78,6 +76,6 @@ def filled(target: Path, *, overwrite: bool) -> Iterator[Path]:
             try:
                 os.link(file, target)  # unlike a rename, it fails if something has appeared there
             except FileExistsError:
-                _check_replaceable(target, overwrite=overwrite)
+                _check_replaceable(target, format_, overwrite=overwrite)
                 raise
         scratch.sync(target.parent)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import encoding, records
+from exporter.artifact.assets import read_asset
 from exporter.runtime.bound import Binder
 from exporter.runtime.compiling import Compiler
 from exporter.runtime.concrete import LoadedConcrete
@@ -16,7 +17,8 @@ from exporter.runtime.origin import Origin
 from exporter.runtime.placement import Placement
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
-from exporter.variable import Variable, local_copy
+from exporter.stages.pipeline import HostStages, Pipeline, Pipelines, host_stages
+from exporter.variable import Variable, held, local_copy
 from signatures.spec import TensorSpec
 
 
@@ -28,11 +30,13 @@ class Blueprint:
       folder: where the artifact is.
       manifest: what it says.
       programs: its programs, in the manifest's order.
+      stages: the stages of its signatures, of those of whose kinds we know all.
     """
 
     folder: Path
     manifest: records.Manifest
     programs: Sequence[LoadedProgram]
+    stages: Mapping[str, HostStages]
 
     @classmethod
     def of(
@@ -70,7 +74,9 @@ class Blueprint:
                 derivative=None if record.vjp is None else made[record.vjp],
                 order=orders.get(number, 0),
             )
-        return cls(folder, manifest, [made[number] for number in range(len(made))])
+        read = partial(read_asset, folder.resolve(), manifest.files)
+        programs = [made[number] for number in range(len(made))]
+        return cls(folder, manifest, programs, host_stages(manifest, read))
 
     def assembled(self, variables: Sequence[Variable]) -> LoadedModel:
         """The model with these variables, in the manifest's order."""
@@ -108,6 +114,9 @@ class Blueprint:
             for record, variable in zip(manifest.variables, variables, strict=True)
         ]
         books["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
+        named = books["__signatures__"]
+        pipelines = {name: Pipeline(one, named[name]) for name, one in self.stages.items()}
+        books["__pipelines__"] = Pipelines(manifest.stages, pipelines, named)
         books["__manifest__"] = manifest
         books["__origin__"] = Origin(self.folder.resolve(), manifest, functions, concrete)
         for index, node in nodes.items():
@@ -131,7 +140,8 @@ class Blueprint:
         self, index: int, variables: Sequence[Variable], values: Mapping[Variable, object]
     ) -> LoadedModel:
         """The model at a node once more, with other values in some variables."""
-        copies = [local_copy(one, values) for one in variables]
+        with held(variables):
+            copies = [local_copy(one, values) for one in variables]
         model: LoadedModel = self._nodes(copies)[index]
         return model
 

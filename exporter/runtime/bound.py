@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from exporter.jax_dispatch import (
     Choice,
     NotFiniteError,
     dispatcher,
+    in_c,
     is_finiteness_checked,
     is_jit_disabled,
     is_top_level,
@@ -33,8 +35,9 @@ from exporter.jax_dispatch import (
 )
 from exporter.keys import from_words, to_words
 from exporter.runtime.compiling import Outcome
-from exporter.runtime.programs import Embedded, LoadedProgram
-from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_all
+from exporter.runtime.embedding import Embedded
+from exporter.runtime.programs import LoadedProgram
+from exporter.variable import Changes, Variable, get_all, has_value, is_local, set_all, share
 from signatures.dtypes import KeyType, as_dtype
 from signatures.spec import TensorSpec, storage_shape
 
@@ -64,6 +67,7 @@ class Binding:
       embedded: what is part of the code.
       places: the sets of devices that they lie on: one, or none without variables.
       call: takes what is passed, the state and the inputs, and remembers how it ran them.
+      state: the positions of the state in what it takes.
     """
 
     latest: object
@@ -71,7 +75,8 @@ class Binding:
     passed: Sequence[jax.Array]
     embedded: Embedded | None
     places: frozenset[frozenset[jax.Device]]
-    call: Callable[..., list[jax.Array]]
+    call: Callable[..., Any]  # an iterator of arrays where there is state, else a list of them
+    state: range
 
 
 class BoundProgram:
@@ -113,8 +118,6 @@ class BoundProgram:
         Args:
           values: plain arrays of the dtypes of the inputs. Nothing else is known of them.
         """
-        if is_finiteness_checked():
-            return None
         binding = self._binding
         if binding is None or binding.latest is not self._changes.latest:
             if not is_top_level() or not all(map(has_value, self.reads)):
@@ -122,12 +125,16 @@ class BoundProgram:
             binding = self._bind()
         try:
             if not self._state and not self.writes:
-                return binding.call(*binding.passed, *values)
+                return binding.call(*binding.passed, *values)  # type: ignore[no-any-return]  # a list
+            if is_finiteness_checked():  # the state has to outlast results that are refused
+                return None
             with self._lock:
-                results = binding.call(*binding.passed, *get_all(self._state), *values)
+                binding = self._current()  # of the same moment as the state
+                arrays = [*binding.passed, *get_all(self._state), *values]
+                results = in_c(binding.call, arrays)
                 set_all(self.writes, results)
-            return results[len(self.writes) :]
-        except NotRememberedError:
+                return list(results)
+        except (NotRememberedError, NotFiniteError):
             return None
 
     def prepare(self, shapes: Sequence[tuple[int, ...]]) -> Outcome:
@@ -164,9 +171,9 @@ class BoundProgram:
           PlacementError: if they lie on other devices than the variables.
           FloatingPointError: under `jax.debug_nans` and `jax.debug_infs`. The state stays then.
         """
-        binding = self._current()
         placed = self.program.placement.of_inputs(values)
         with self._lock:
+            binding = self._current()
             state = get_all(self._state)
             if self._state_has_keys:
                 state = [to_words(value) for value in state]
@@ -174,17 +181,24 @@ class BoundProgram:
                 raise self._apart(names, values)
             if is_finiteness_checked():  # results may be refused after the state was donated
                 state = [array.copy() for array in state]
-            results = self._called(binding, [*binding.passed, *state, *placed])
-            pairs = zip(self.writes, results, strict=False)
-            set_all(self.writes, [from_words(new, as_dtype(one.dtype)) for one, new in pairs])
+            results: list[jax.Array] = []
+            try:
+                self._call(binding, [*binding.passed, *state, *placed], results)
+            finally:  # an interrupt may come when the program has taken the state
+                pairs = zip(self.writes, results, strict=False)
+                set_all(self.writes, [from_words(new, as_dtype(one.dtype)) for one, new in pairs])
         return results[len(self.writes) :]
 
-    def _called(self, binding: Binding, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    def _call(self, binding: Binding, arrays: list[jax.Array], results: list[jax.Array]) -> None:
+        """Run the program. The results are in the list as soon as they are there."""
         try:
             with suppress(NotRememberedError):
-                return binding.call(*arrays)
+                results.extend(in_c(binding.call, arrays))
+                return
+            for position in binding.state:  # Python runs the program, and may be interrupted
+                arrays[position] = arrays[position].copy()
             arrays = [*binding.bound, *arrays]
-            return run(self.program.compiled(arrays, binding.embedded), arrays)
+            results.extend(run(self.program.compiled(arrays, binding.embedded), arrays))
         except NotFiniteError as error:
             found = getattr(error, "ty", "not finite")
             message = f"invalid value ({found}) encountered in {self.program.name}"
@@ -199,25 +213,30 @@ class BoundProgram:
 
     def _bind(self) -> Binding:
         """The variables as they are now."""
-        latest = self._changes.latest  # before they are read: what is assigned meanwhile is newer
-        values = [to_words(value) for value in get_all(self._staying)]
-        self._count += 1
-        bound: Sequence[jax.Array] = ()
-        passed: Sequence[jax.Array] = ()
-        embedded = None
-        if self._count == 1 and self._can_be_embedded(values):
-            embedded = Embedded(values)
-        elif self._count <= _MAX_BINDINGS:
-            bound = values
-        else:
-            passed = values
-        last = self._binding
-        if last is not None and last.passed and passed:
-            call = last.call
-        else:
-            call = dispatcher(self.program.name, self._chooser(bound, embedded))
-        self._binding = Binding(latest, bound, passed, embedded, _places(values), call)
-        return self._binding
+        with self._lock:  # nobody assigns only some of a tree meanwhile
+            last = self._binding
+            latest = self._changes.latest
+            if last is not None and last.latest is latest:
+                return last
+            values = [to_words(value) for value in get_all(self._staying)]
+            self._count += 1
+            bound: Sequence[jax.Array] = ()
+            passed: Sequence[jax.Array] = ()
+            embedded = None
+            if self._count == 1 and self._can_be_embedded(values):
+                embedded = Embedded(values)
+            elif self._count <= _MAX_BINDINGS:
+                bound = values
+            else:
+                passed = values
+            state = range(len(passed), len(passed) + len(self._state))
+            if last is not None and last.passed and passed:
+                call = last.call
+            else:
+                call = dispatcher(self.program.name, self._chooser(bound, embedded), state)
+            places = _places(values)
+            self._binding = Binding(latest, bound, passed, embedded, places, call, state)
+            return self._binding
 
     def _can_be_embedded(self, values: Sequence[jax.Array]) -> bool:
         # JAX makes arguments of constants if it is told so when it is imported.
@@ -230,8 +249,14 @@ class BoundProgram:
             and self.program.placement.mesh is None
             and not hoists
             and bool(values)
+            and self._is_in_place(values)
             and not any(map(is_local, self._staying))
         )
+
+    def _is_in_place(self, values: Sequence[jax.Array]) -> bool:
+        """Whether nobody moved them from where the model was loaded: constants have no place."""
+        home = self.program.place
+        return home is None or _places(values) <= {frozenset(home.device_set)}
 
     def _chooser(
         self, bound: Sequence[jax.Array], embedded: Embedded | None
@@ -255,13 +280,24 @@ class BoundProgram:
         return choose
 
     def _apart(self, names: Sequence[str], values: Sequence[jax.Array]) -> PlacementError:
+        arrays = get_all(self.reads)
+        held = [(one.title, array.sharding) for one, array in zip(self.reads, arrays, strict=True)]
+        if len(_places(arrays)) > 1:
+            lines = [f"{title}: {place}" for title, place in held]
+            shown = "".join(f"\n  {line}" for line in lines)
+            return PlacementError(
+                f"{self.program.name} uses variables that lie on other devices than each other:"
+                f"{shown}\nMove all of them, as in model.variables = jax.device_put("
+                "model.variables, device).",
+                lines,
+            )
         where = [getattr(value, "sharding", "the host") for value in values]
         lines = [f"{name}: {place}" for name, place in zip(names, where, strict=True)]
         shown = "".join(f"\n  {line}" for line in lines)
-        place = self.reads[0].value.sharding if self.reads else "no device"
+        others = f"the variables, which are on {held[0][1]}" if held else "each other"
         return PlacementError(
-            f"{self.program.name} has inputs on other devices than the variables, which are on "
-            f"{place}:{shown}\nLoad the model with mesh= to run it on the devices of that mesh, or "
+            f"{self.program.name} has inputs on other devices than {others}:{shown}"
+            "\nLoad the model with mesh= to run it on the devices of that mesh, or "
             "give arrays of NumPy.",
             lines,
         )
@@ -279,6 +315,7 @@ class Binder:
         staying = [one for number, one in enumerate(variables) if number not in changed]
         self._changes = Changes(staying)
         self._lock = threading.RLock()  # held while state is read and written back
+        share(variables, self._lock)
 
     def bound(self, program: LoadedProgram) -> BoundProgram:
         """The program with the variables it works on."""

@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from exporter.artifact.records import FunctionRecord, Manifest
+from exporter.artifact.records import FunctionRecord, Manifest, StageRecord, replace
 from exporter.runtime.paths import leaf_paths
 from exporter.runtime.substitutes import call_changes, digests, function_changes
 from exporter.runtime.summary import Summary, VariableSummary, summarise
+from exporter.stages.pipeline import host_stages
+from exporter.stages.stage import Kind
+from signatures.spec import TensorSpec
 
 T = TypeVar("T")
 
@@ -79,6 +82,7 @@ def compare(old: Manifest, new: Manifest, *, promised: Collection[str] = ()) -> 
     return Comparison(
         (
             *_signatures(old, new),
+            *_stages(old, new),
             *_functions(old, new, one, other),
             *_requirements(old, new, promised),
             *_variables(one, other),
@@ -120,6 +124,45 @@ def _signatures(old: Manifest, new: Manifest) -> Iterator[Difference]:
         found = call_changes(old, old.concrete_functions[number], new, concrete)
         yield from (Difference("signature", name, str(one), one.breaks) for one in found)
     yield from _new("signature", old.signatures, new.signatures)
+
+
+def _stages(old: Manifest, new: Manifest) -> Iterator[Difference]:
+    """What callers of pipelines notice. Types of arrays are told of the signatures."""
+    before, after = (host_stages(one, lambda _: b"") for one in (old, new))
+    for name, was, now in _pairs(_with_content(old), _with_content(new)):
+        if was is None or now is None:
+            text = "are new" if was is None else "are gone: it takes arrays only"
+            yield Difference("stages of", name, text, was is not None and name in new.signatures)
+        elif name not in before or name not in after:
+            yield Difference("stages of", name, "differ, and are not all known here", breaks=True)
+        else:
+            yield Difference("stages of", name, "have other kinds, options or files")
+            yield from _kinds(name, "input", before[name].inputs, after[name].inputs)
+            yield from _kinds(name, "output", before[name].outputs, after[name].outputs)
+
+
+def _with_content(manifest: Manifest) -> dict[str, list[StageRecord]]:
+    """The stages of each signature, with the digests of their files in the place of paths."""
+    known = digests(manifest)
+    return {
+        name: [replace(one, files=[known[path] for path in one.files]) for one in stages]
+        for name, stages in manifest.stages.items()
+    }
+
+
+def _kinds(
+    name: str, what: str, old: Mapping[str, Kind | TensorSpec], new: Mapping[str, Kind | TensorSpec]
+) -> Iterator[Difference]:
+    """What a pipeline takes or gives that has another kind."""
+    one, other = (
+        {key: kind if isinstance(kind, str) else "array" for key, kind in kinds.items()}
+        for kinds in (old, new)
+    )
+    for key, was, now in _pairs(one, other):
+        if was is None and now == "array":
+            continue
+        text = f"have the {what} {key} as {now or 'nothing'}, which was {was or 'nothing'}"
+        yield Difference("stages of", name, text, breaks=what == "input" or was is not None)
 
 
 def _new(part: str, old: Collection[str], new: Collection[str]) -> Iterator[Difference]:

@@ -1,6 +1,8 @@
 """Whether this machine can run an artifact, and if not, why."""
 
+import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -17,6 +19,47 @@ from exporter.jax_internals import (
     tensor_type,
 )
 from signatures.dtypes import as_dtype
+
+
+def check_process() -> None:
+    """Refuse a process that was forked from one that has loaded already.
+
+    JAX and TensorStore run in threads, of which a forked process has none. TensorStore ends it, and
+    XLA waits for them for ever, in calls of all but small programs.
+
+    Raises:
+      IncompatibleRuntimeError: saying what to start instead.
+    """
+    if _first_process() != os.getpid():
+        raise IncompatibleRuntimeError(
+            f"this process was forked from process {_first_process()}, which had loaded a model: "
+            "the threads that JAX runs on are not in it, and calls could wait for ever. Start "
+            "processes with multiprocessing.get_context('spawn'), or fork before anything is "
+            "loaded."
+        )
+
+
+@cache
+def _first_process() -> int:
+    """The process that first asked: this one, or one that it was forked from."""
+    return os.getpid()
+
+
+def check_backend() -> None:
+    """Start JAX, unless it runs already.
+
+    Raises:
+      IncompatibleRuntimeError: if the platform that was chosen for it is not there.
+    """
+    try:
+        jax.default_backend()
+    except RuntimeError as error:
+        chosen = jax.config.values.get("jax_platforms")
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        raise IncompatibleRuntimeError(
+            f"JAX cannot start with JAX_PLATFORMS={chosen or ''}: {reason}. Choose a platform that "
+            "is there, such as JAX_PLATFORMS=cpu, or unset it."
+        ) from error
 
 
 def check_runtime(manifest: Manifest, folder: object) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.errors import NotBatchableError, StateError
-from exporter.jax_dispatch import is_jit_disabled, is_top_level
+from exporter.jax_dispatch import ARRAY, is_jit_disabled, is_top_level
 from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, to_words
 from exporter.runtime.bound import BoundProgram
@@ -140,6 +140,7 @@ class LoadedConcrete:
     def _run_traced(self, bound: BoundProgram, plain: Sequence[jax.Array]) -> list[object]:
         """Inside another trace: its own variables must be part of that trace to be changed."""
         program, writes = bound.program, bound.writes
+        program.check_width()
         state = [to_words(variable.value) for variable in bound.reads]
         results = program.call_traced(*state, *plain)
         for variable, value in zip(writes, results, strict=False):
@@ -202,10 +203,6 @@ class LoadedConcrete:
         reason = next((u.reason for u in self.record.untraced if tuple(u.ranks) == ranks), None)
         why = f". Tracing it failed with: {reason}" if reason else ""
         return [f"there is no program for {given}; it has programs for {known} axes{why}"]
-
-
-# What `jax.Array` really is: `isinstance` would also let tracers pass, and takes longer.
-ARRAY = type(jax.numpy.zeros(()))
 
 
 def _restored(results: Sequence[jax.Array], specs: Sequence[TensorSpec]) -> list[object]:

@@ -6,12 +6,13 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.artifact.records import Manifest
-from exporter.markup import printable as printable  # noqa: PLC0414  # commands take it from here
+from exporter.markup import printable
 from exporter.runtime.summary import (
     AttachedFunction,
     Bounds,
     Call,
     Option,
+    StageSummary,
     Summary,
     Tensor,
     VariableSummary,
@@ -30,6 +31,9 @@ _MAX_METADATA_LENGTH = 80
 
 # A default value is cut at this length.
 _MAX_DEFAULT_LENGTH = 40
+
+# An option of a stage is cut at this length.
+_MAX_OPTION_LENGTH = 100
 
 
 def describe(manifest: Manifest, *, variables: bool = False, signature: str | None = None) -> str:
@@ -121,7 +125,23 @@ def _signatures(summary: Summary) -> Iterator[str]:
             *_labelled("outputs", [_row(*item) for item in signature["outputs"].items()]),
         ]
         yield from _table(rows, 4)
+        for stage in signature.get("stages", ()):
+            yield from _wrapped(stage_text(stage), 4, hanging=2)
         yield from _facts(signature, 4)
+
+
+def stage_text(stage: StageSummary) -> str:
+    """A stage with its options as they are in the manifest, so that unknown ones are shown too."""
+    texts = [
+        f"{name} {one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)}"
+        for name, one in stage["options"].items()
+    ]
+    cut = [
+        t if len(t) <= _MAX_OPTION_LENGTH else f"{t[: _MAX_OPTION_LENGTH - 3]}..." for t in texts
+    ]
+    parts = [*cut, *(f"in {file}" for file in stage["files"])]
+    parts += [] if stage["known"] else [f"needs jax-exporter {stage['since']}"]
+    return f"stage {stage['kind']}: {', '.join(parts)}"
 
 
 def _row(name: str, tensor: Tensor) -> tuple[str, ...]:

@@ -201,7 +201,13 @@ class LoadedFunction:
 
     def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         values = bind_arguments(self.__signature__, self.__name__, args, kwargs)
-        return {name: without_classes(value) for name, value in values.items()}
+        try:
+            return {name: without_classes(value) for name, value in values.items()}
+        except RecursionError:
+            raise BindError(
+                f"{self.__name__}{self.__signature__}: an argument holds itself, or is nested too "
+                "deeply."
+            ) from None
 
     def _refused(self, concrete: LoadedConcrete, problems: Sequence[str]) -> BindError:
         end = f"The signature is {concrete.signature}."

@@ -12,18 +12,25 @@ from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
 from exporter.runtime.paths import values_by_key
-from exporter.variable import Variable
+from exporter.stages.pipeline import Pipelines
+from exporter.variable import Variable, fitting, held
 from signatures.dtypes import as_dtype, is_inexact
-from signatures.errors import UnknownSignatureError
+from signatures.errors import BindError, UnknownSignatureError
 from signatures.resolver import resolve_call
+from signatures.values import shown
 
 
 class LoadedObject:
-    """An object of the saved tree: its variables, functions and parts are its attributes."""
+    """An object of the saved tree: its variables, functions and parts are its attributes.
+
+    They are not replaced: the programs know those that they were saved with. Attributes may be
+    added, and those that are deleted are left out when the object is saved again.
+    """
 
     def __init__(self, class_name: str) -> None:
         """An object without attributes yet."""
         self.__dict__["__class_name__"] = class_name
+        self.__dict__["__saved__"] = frozenset[str]()
 
     def __call__(self, /, *args: object, **kwargs: object) -> Any:
         """Call the object's own `__call__`, if it was decorated."""
@@ -43,12 +50,16 @@ class LoadedObject:
         )
 
     def __setattr__(self, name: str, value: object) -> None:
-        old = self.__dict__.get(name)
-        if isinstance(old, Variable) and not isinstance(value, Variable):
-            raise StateError(
-                f"{name} is a Variable: assign its value, as in model.{name}.value = ..."
-            )
+        held = self.__dict__.get(name)
+        if isinstance(held, Variable) and not isinstance(value, Variable):
+            raise _not_its_value(name)
+        if name in self.__dict__["__saved__"] and held is not value:  # it is after `model.n += 1`
+            raise _not_its_value(name) if isinstance(held, Variable) else _not_replaced(name)
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self.__dict__["__saved__"] -= {name}
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(COPYING)
@@ -139,6 +150,11 @@ class LoadedModel(LoadedObject):
         return self.__dict__["__signatures__"]  # type: ignore[no-any-return]  # set when loaded
 
     @property
+    def pipelines(self) -> Pipelines:
+        """The signatures that were saved with stages, with them, by name."""
+        return self.__dict__.get("__pipelines__") or Pipelines({}, {}, self.signatures)
+
+    @property
     def manifest(self) -> Manifest:
         """Everything the artifact says about itself."""
         return self.__dict__["__manifest__"]  # type: ignore[no-any-return]  # set when loaded
@@ -216,7 +232,8 @@ class LoadedModel(LoadedObject):
 
     @quiet
     def __repr__(self) -> str:
-        found = (str(one.signature) for one in self.signatures.values())
+        found = [str(one.signature) for one in self.signatures.values()]
+        found += [f"with stages {one}" for one in self.pipelines.lines()]
         return lines(self._title(), found, self._size())
 
     @card_of
@@ -228,6 +245,18 @@ class LoadedModel(LoadedObject):
         variables = self.__dict__["__variables__"]
         count = sum(variable.size for _, variable in variables)
         return f"{len(variables)} variables, {count:,} elements"
+
+
+def _not_its_value(name: str) -> StateError:
+    return StateError(f"{name} is a Variable: assign its value, as in model.{name}.value = ...")
+
+
+def _not_replaced(name: str) -> StateError:
+    return StateError(
+        f"{name} was saved with the model, whose programs would go on without what is assigned "
+        "here. Assign the values of variables, as in model.w.value = ...; to save the model "
+        f"without {name}, delete it first."
+    )
 
 
 def _kind(value: object) -> str:
@@ -245,8 +274,9 @@ def _tree(
     variables: Sequence[tuple[Sequence[str], Variable]], keep: Callable[[Variable], bool]
 ) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for key, variable in variables:
-        if keep(variable):
+    kept = [(key, variable) for key, variable in variables if keep(variable)]
+    with held(variable for _, variable in kept):
+        for key, variable in kept:
             inner = tree
             for part in key[:-1]:
                 inner = inner.setdefault(part, {})
@@ -263,8 +293,10 @@ def _assign(
     tree: Mapping[str, Any],
     keep: Callable[[Variable], bool],
 ) -> None:
-    for variable, value in _checked(variables, tree, keep).items():
-        variable.value = value
+    values = _checked(variables, tree, keep)
+    with held(values):
+        for variable, value in values.items():
+            variable.value = value
 
 
 def _checked(
@@ -275,28 +307,25 @@ def _checked(
     is_partial: bool = False,
 ) -> dict[Variable, object]:
     """The value for each variable. All that does not fit is told at once."""
+    if not isinstance(tree, Mapping):
+        raise StateError(
+            "the values of variables are nested dicts by attribute path, as model.variables gives "
+            f"them; got {shown(tree)}."
+        )
     given = dict(values_by_key(tree))
     wanted = {tuple(key): variable for key, variable in variables if keep(variable)}
     problems = [
         f"{'/'.join(key)}: missing" for key in wanted if key not in given and not is_partial
     ]
     problems += [f"{'/'.join(key)}: not a variable" for key in given if key not in wanted]
+    values: dict[Variable, object] = {}
     for key, variable in wanted.items():
-        value = given.get(key)
-        if key in given and not _same_type(variable, value):
-            found = getattr(value, "dtype", type(value).__name__)
-            problems.append(
-                f"{'/'.join(key)}: expected {variable.dtype.name}{list(variable.shape)}, got "
-                f"{found}{list(getattr(value, 'shape', ()))}"
-            )
+        if key in given:
+            try:
+                values[variable] = fitting(variable, given[key])
+            except BindError as error:
+                problems.append(f"{'/'.join(key)}: {error}")
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise StateError(f"the values do not fit the variables:{lines}")
-    return {variable: given[key] for key, variable in wanted.items() if key in given}
-
-
-def _same_type(variable: Variable, value: object) -> bool:
-    return (
-        getattr(value, "shape", None) == variable.shape
-        and getattr(value, "dtype", None) == variable.dtype
-    )
+    return values

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from exporter.artifact.assets import read_asset
 from exporter.artifact.layout import digest_bytes, inside
 from exporter.artifact.records import Manifest, SampleRecord
 from exporter.artifact.samples import Sample
-from exporter.artifact.stored import StoredModel, StoredSample
+from exporter.artifact.stored import StoredModel, StoredSample, StoredStages
 from exporter.errors import ArtifactError
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.functions import LoadedFunction
@@ -48,7 +49,21 @@ class Origin:
                 for record in self.manifest.samples
             ],
             self.manifest.content.variables,
+            [
+                StoredStages(
+                    name, stages, self.concrete[self.manifest.signatures[name]], self.read_asset
+                )
+                for name, stages in self.manifest.stages.items()
+            ],
         )
+
+    def read_asset(self, path: str) -> bytes:
+        """The content of a file of the artifact.
+
+        Raises:
+          ArtifactError: if it is not as it was when the model was loaded.
+        """
+        return read_asset(self.folder, self.manifest.files, path)
 
     def sample(self, record: SampleRecord) -> Sample:
         """A sample, read from the folder.

@@ -9,7 +9,8 @@ from typing import Literal, TypedDict
 
 from exporter.artifact.encoding import scalar_of
 from exporter.artifact.records import Manifest, NodeRecord
-from exporter.runtime.describe import printable, size_text, type_text
+from exporter.markup import printable
+from exporter.runtime.describe import size_text, type_text
 from exporter.runtime.paths import leaf_paths, steps
 from exporter.runtime.summary import AttachedFunction, Summary, summarise
 

@@ -172,6 +172,11 @@ class _Selection:
         kept = records.replace(
             whole,
             signatures=_mapped(whole.signatures, new_concrete),
+            stages={
+                name: stages
+                for name, stages in whole.stages.items()
+                if whole.signatures[name] in new_concrete
+            },
             functions=[
                 records.replace(one, concrete=[new_concrete[n] for n in one.concrete])
                 for one in _chosen(whole.functions, new_functions)
@@ -237,6 +242,7 @@ def _is_of(path: str, kept: Manifest) -> bool:
         return any(variable.storage != "empty" for variable in kept.variables)
     files = {program.file for program in kept.programs}
     assets = [node.path for node in kept.nodes if node.path]
+    assets += [one for stages in kept.stages.values() for stage in stages for one in stage.files]
     return path in files or any(path == one or path.startswith(f"{one}/") for one in assets)
 
 

@@ -96,6 +96,11 @@ def placement_of(
         return _on_mesh(variables, mesh)
     if sharding is not None:
         return _by_shardings(variables, sharding)
+    if not isinstance(device, str | jax.Device | None):
+        raise PlacementError(
+            f"device= is {device!r} ({type(device).__name__}). Expected a device of jax.devices(), "
+            "or the name of a platform, such as 'cpu'."
+        )
     found = _first_of(device) if isinstance(device, str) else device
     one = SingleDeviceSharding(found or _default_device())
     return Placement((one,) * len(variables), rest=one if found else None)
@@ -234,7 +239,7 @@ def _mesh(sharding: NamedSharding) -> Mesh:
 
 def _first_of(platform: str) -> jax.Device:
     try:
-        return jax.local_devices(backend=platform)[0]
+        return jax.local_devices(backend=platform or "''")[0]  # none at all would be the default
     except RuntimeError as error:
         here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
         raise PlacementError(

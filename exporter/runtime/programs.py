@@ -1,7 +1,6 @@
 """Bytecode and manifest back into something JAX can call."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,32 +14,14 @@ from exporter.artifact.records import ProgramRecord, replace
 from exporter.errors import IncompatibleRuntimeError
 from exporter.jax_internals import rebuild, shown_mesh
 from exporter.runtime.compiling import Compiler, Outcome
+from exporter.runtime.embedding import Embedded
 from exporter.runtime.placement import Placement
 from exporter.runtime.transformations import transformable
 from signatures.binding import check_values
-from signatures.dtypes import KeyType, is_inexact
+from signatures.dtypes import WIDE, KeyType, is_inexact
 from signatures.errors import SpecError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec, storage_shape
-
-
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """The values of the variables that no program changes, as constants of compiled code.
-
-    Attributes:
-      values: flat plain arrays.
-    """
-
-    values: Sequence[jax.Array]
-
-    @cached_property
-    def digest(self) -> str:
-        """The same for the same values, and no other."""
-        arrays = [np.ascontiguousarray(value) for value in self.values]
-        types = [[str(array.dtype), list(array.shape)] for array in arrays]
-        contents = [digest_bytes(array.tobytes()) for array in arrays]
-        return digest_of([types, contents])
 
 
 class LoadedProgram:
@@ -151,6 +132,7 @@ class LoadedProgram:
           arrays: the arguments of a call, or what has their shapes, dtypes and places.
           embedded: the variables that stay, which are not arguments then.
         """
+        self.check_width()
         structs = self._structs(arrays)
         devices = _devices(structs)
         digest = None if embedded is None else embedded.digest
@@ -200,12 +182,12 @@ class LoadedProgram:
         donated: Sequence[int],
         embedded: Embedded | None,
     ) -> jax.stages.Lowered:
-        values = () if embedded is None else embedded.values
         order = [*self.staying, *self.changing, *range(len(self.record.variables), len(self.takes))]
         rebuilt = self._rebuilt
 
         def flat(*arrays: jax.Array) -> list[jax.Array]:
-            given = dict(zip(order, (*values, *arrays), strict=True))
+            fixed = [] if embedded is None else embedded.constants()
+            given = dict(zip(order, (*fixed, *arrays), strict=True))
             return list(rebuilt(*(given[position] for position in range(len(order)))))
 
         flat.__name__ = self.name
@@ -241,6 +223,22 @@ class LoadedProgram:
     def call_traced(self) -> Callable[..., Sequence[jax.Array]]:
         """The same inside another trace, where nothing can be donated."""
         return transformable(self, jax.jit(self._rebuilt))
+
+    def check_width(self) -> None:
+        """Refuse to run a program of 64-bit arrays where JAX has only 32.
+
+        Raises:
+          IncompatibleRuntimeError: if it was switched since the model was loaded.
+        """
+        if self._is_wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+            raise IncompatibleRuntimeError(
+                f"{self.name} has 64-bit arrays, and jax_enable_x64 was switched off since it was "
+                "loaded. Switch it on again, or call it under jax.enable_x64(True)."
+            )
+
+    @cached_property
+    def _is_wide(self) -> bool:
+        return any(spec.dtype.name in WIDE for spec in (*self.takes, *self.gives))
 
     def _check_mesh(self) -> None:
         """Refuse a program that computes shard by shard on another mesh.

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict
 
+from exporter.markup import printable
 from exporter.runtime.costs import Amount, Cost
-from exporter.runtime.describe import counted, printable, size_text
+from exporter.runtime.describe import counted, size_text
 from exporter.runtime.inspection import Inspected
 
 # So many kinds of operations are listed for people. All are in the JSON.

@@ -21,9 +21,11 @@ from exporter.artifact.records import (
     ParameterRecord,
     Part,
     ProgramRecord,
+    StageRecord,
     TensorRecord,
     VariableRecord,
 )
+from exporter.artifact.stages import options_of
 from exporter.runtime.paths import leaf_paths
 from signatures.arguments import REQUIRED, Opaque, Parameter, python_signature
 from signatures.dtypes import KeyType, as_dtype
@@ -84,10 +86,22 @@ class Call(TypedDict):
     mesh: NotRequired[dict[str, int]]
 
 
+class StageSummary(TypedDict):
+    """Work of the host before or after a signature. One that we do not know needs `since`."""
+
+    kind: str
+    version: int
+    since: str
+    known: bool
+    files: list[str]
+    options: dict[str, Any]
+
+
 class Named(Call):
-    """A signature, and the path of the attached function that it calls."""
+    """A signature, its stages, and the path of the attached function that it calls."""
 
     function: str | None
+    stages: NotRequired[list[StageSummary]]
 
 
 class Option(Call):
@@ -207,7 +221,7 @@ def summarise(manifest: Manifest) -> Summary:
             "bytes": sum(sizes[program.file] for program in manifest.programs),
         },
         "signatures": {
-            name: {"function": _owner(manifest, number, names), **calls[number]}
+            name: _named(manifest, name, _owner(manifest, number, names), calls[number])
             for name, number in manifest.signatures.items()
         },
         "signature_note": manifest.signature_note,
@@ -229,6 +243,25 @@ def summarise(manifest: Manifest) -> Summary:
         "samples": dict(Counter(sample.name for sample in manifest.samples)),
         "tags": manifest.tags,
         "metadata": metadata_of(manifest.metadata),
+    }
+
+
+def _named(manifest: Manifest, name: str, owner: str | None, call: Call) -> Named:
+    stages = [_stage(record) for record in manifest.stages.get(name, ())]
+    named: Named = {"function": owner, "stages": stages, **call}
+    if not stages:
+        del named["stages"]
+    return named
+
+
+def _stage(record: StageRecord) -> StageSummary:
+    return {
+        "kind": record.kind,
+        "version": record.version,
+        "since": record.since,
+        "known": options_of(record) is not None,
+        "files": record.files,
+        "options": record.options,
     }
 
 

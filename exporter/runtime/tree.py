@@ -79,7 +79,9 @@ def _shell(node: NodeRecord, *, is_model: bool) -> Any:
 def _fill(made: Any, kind: str, keys: Sequence[Scalar], items: Sequence[Any]) -> None:
     """Give a node its parts."""
     if kind == "object":
-        made.__dict__.update(zip(map(str, keys), items, strict=True))
+        names = list(map(str, keys))
+        made.__dict__.update(zip(names, items, strict=True))
+        made.__dict__["__saved__"] = frozenset(names)
     elif kind == "list":
         made.extend(items)
     elif kind == "dict":

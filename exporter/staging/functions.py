@@ -15,6 +15,7 @@ from typing import TypeVar, overload
 import jax
 
 from exporter.display import card, card_of, code, cut, quiet
+from exporter.errors import OptionError
 from exporter.jax_internals import is_tracing
 from exporter.markup import fragment
 from exporter.pytrees import without_classes
@@ -36,6 +37,7 @@ from signatures.arguments import bind_arguments, bind_call, match, named_by_path
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.tree import Structure, parts, unflatten
+from signatures.values import shown
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -80,6 +82,10 @@ class Function:
         self._binding: type = type(python_function)
         if isinstance(python_function, staticmethod | classmethod):
             python_function = python_function.__func__
+        if not callable(python_function):
+            raise OptionError(f"exporter.function takes a function; got {shown(python_function)}.")
+        if not isinstance(is_default, bool):
+            raise OptionError(f"default is True or False; got {is_default!r}.")
         self.python_function = python_function
         self.name: str = getattr(python_function, "__name__", type(python_function).__name__)
         self.input_signature = input_signature
@@ -274,8 +280,8 @@ class Function:
         signature = named_by_path(Signature(self.name, specs, {}), inputs.arguments)
         bound, problems = bind_call(signature, inputs.arguments, without_classes(values))
         if problems:
-            shown = ", ".join(f"{name}: {spec}" for name, spec in specs.items())
-            raise refused(self.name, python, f"The inputs are ({shown}).", problems)
+            named = ", ".join(f"{name}: {spec}" for name, spec in specs.items())
+            raise refused(self.name, python, f"The inputs are ({named}).", problems)
         return {
             name: unflatten(structure, bound.values) for name, structure in inputs.arguments.items()
         }

@@ -14,7 +14,7 @@ from exporter.staging.registered import (
     is_array as is_array,  # noqa: PLC0414  # what lies in a slot; asked for beside the slots
 )
 from exporter.staging.registered import split
-from exporter.variable import Variable, get_raw, set_raw
+from exporter.variable import Variable, get_own, get_raw, held, set_raw
 
 
 class Slot(ABC):
@@ -140,6 +140,20 @@ class Place:
         return split(self.slot.read())[0][self.position]
 
 
+def own(place: Place) -> Any:
+    """The array there, or a copy if programs take its buffer for themselves."""
+    slot = place.slot
+    return get_own(slot.variable) if isinstance(slot, VariableSlot) else place.read()
+
+
+@contextmanager
+def undisturbed(places: Iterable[Place]) -> Iterator[None]:
+    """Within the block, calls of loaded functions in other threads change none of the places."""
+    slots = (place.slot for place in places)
+    with held(slot.variable for slot in slots if isinstance(slot, VariableSlot)):
+        yield
+
+
 def read_all(places: Sequence[Place]) -> list[object]:
     """The arrays at the places now.
 
@@ -172,8 +186,9 @@ def swapped(places: Sequence[Place], values: Sequence[object]) -> Iterator[None]
 
 def write_all(places: Sequence[Place], values: Sequence[object]) -> None:
     """Put an array at each of the places, for good."""
-    for slot, new in _by_slot(places, values):
-        slot.write(_rebuilt(slot.read(), new))
+    with undisturbed(places):
+        for slot, new in _by_slot(places, values):
+            slot.write(_rebuilt(slot.read(), new))
 
 
 def put(owner: object, name: str, value: object) -> None:

@@ -101,14 +101,14 @@ def _pixels(source: Source, options: Options) -> np.ndarray:
     except ImportError as error:
         raise MissingExtraError(
             f"{source.name} is a picture, which Pillow reads. Install it: "
-            "pip install 'jax-exporter[images]'"
+            "pip install 'jax-exporter[stages]'"
         ) from error
     with source.opened() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large pictures are refused below, whatever Pillow says
         try:
-            opened = Image.open(file, formats=("PNG", "JPEG"))
+            opened = Image.open(file, formats=("PNG", "JPEG", "WEBP"))
         except UnidentifiedImageError as error:
-            raise BindError(f"{source.name} is neither PNG nor JPEG; save it as one") from error
+            raise BindError(f"{source.name} is no PNG, JPEG or WebP; save it as one") from error
         except Image.DecompressionBombError as error:  # far beyond our own limit
             raise _too_large(source) from error
         with opened as image:

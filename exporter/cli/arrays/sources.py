@@ -22,6 +22,7 @@ KINDS = {
     "png": "image",
     "jpg": "image",
     "jpeg": "image",
+    "webp": "image",
 }
 FORMS = "FILE.npy, FILE.npz[KEY], FILE.json, FILE.csv, FILE.png"
 
@@ -32,6 +33,7 @@ _MAGIC = {
     b"PK\x05\x06": "numpy",
     b"\x89PNG\r\n\x1a\n": "image",
     b"\xff\xd8\xff": "image",
+    b"RIFF": "image",  # WebP
 }
 
 # More text than this is no input by hand, and takes ten times its size in memory when it is parsed.
@@ -127,16 +129,33 @@ class Pipe:
 
     def __init__(self) -> None:
         self._is_read = False
+        self._data: bytes | None = None
 
     def read(self) -> bytes:
-        """All of it.
+        """All of it, once.
 
         Raises:
           BindError: if it was read before, or holds too much.
         """
         if self._is_read:
             raise BindError("standard input can be one input only")
+        data = self.peek()
         self._is_read = True
+        return data
+
+    def kind(self) -> str:
+        """What it holds, as `Source.kind` says it, told by how it begins."""
+        data = self.peek()
+        return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "text")
+
+    def peek(self) -> bytes:
+        """All of it, and it can still be read.
+
+        Raises:
+          BindError: if it holds too much.
+        """
+        if self._data is not None:
+            return self._data
         stream = getattr(sys.stdin, "buffer", None)
         if stream is None:
             raise BindError("there is no standard input")
@@ -145,6 +164,7 @@ class Pipe:
             raise BindError(
                 f"standard input has more than {MAX_PIPED_BYTES:,} bytes; give them in a file"
             )
+        self._data = data
         return data
 
 
@@ -156,8 +176,7 @@ def sources(text: str, pipe: Pipe) -> Sources | None:
     """
     if found := _PIPED.fullmatch(text):
         data = pipe.read()
-        kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "text")
-        return Sources((Source("standard input", kind, found["suffix"], data),))
+        return Sources((Source("standard input", pipe.kind(), found["suffix"], data),))
     whole = _source(text)
     if whole is not None and _exists(text):  # its name may have commas, stars and brackets
         return Sources((replace(whole, name=text, suffix=None),))

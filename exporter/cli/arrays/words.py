@@ -30,11 +30,14 @@ def without_keys(signature: Signature) -> Signature:
     return dataclasses.replace(signature, inputs=inputs)
 
 
-def read_values(given: Sequence[str], specs: Mapping[str, TensorSpec]) -> dict[str, object]:
+def read_values(
+    given: Sequence[str], specs: Mapping[str, TensorSpec], pipe: Pipe | None = None
+) -> dict[str, object]:
     """The values in words: files, several files as a batch, standard input as `-`, or JSON.
 
     The word `-` alone is one JSON object of inputs by name, in standard input. The values are not
-    matched with the specs, but read as these need it: raw bytes, tables and pictures.
+    matched with the specs, but read as these need it: raw bytes, tables and pictures. `pipe` is
+    standard input, if someone has looked at it before.
 
     Raises:
       BindError: naming every input that cannot be read.
@@ -42,7 +45,7 @@ def read_values(given: Sequence[str], specs: Mapping[str, TensorSpec]) -> dict[s
     """
     values: dict[str, object] = {}
     problems = []
-    pipe = Pipe()
+    pipe = pipe or Pipe()
     for word in given:
         try:
             for name, value in _values(word, specs, pipe).items():

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from exporter.artifact.records import Manifest
 from exporter.markup import Child, Markup, element, fragment
-from exporter.runtime.describe import bounds_text, facts, type_text
-from exporter.runtime.page.examples import Shapes, curl_call, python_call, shapes_of
+from exporter.runtime.describe import bounds_text, facts, stage_text, type_text
+from exporter.runtime.page.examples import curl_call, python_call, shapes_of
 from exporter.runtime.page.parts import (
     MAX_TEXT,
     code,
@@ -18,6 +18,7 @@ from exporter.runtime.page.parts import (
     section,
 )
 from exporter.runtime.page.parts import table as table_of
+from exporter.runtime.page.staged import Shapes, staged_of
 from exporter.runtime.summary import AttachedFunction, Bounds, Named, Option, Summary, Tensor
 
 MAX_SIGNATURES = 60
@@ -55,13 +56,15 @@ def signatures(manifest: Manifest, summary: Summary, path: str, model: str) -> M
 def _signature(manifest: Manifest, name: str, one: Named, path: str, model: str) -> Markup:
     owner = one["function"]
     calls = fragment("calls ", code(owner)) if owner not in (None, name) else None
-    is_short = len(one["inputs"]) <= _MAX_ROWS and len(str(one["inputs"])) < _MAX_EXAMPLE
+    long = len(str(one["inputs"])) + len(str(one.get("stages", "")))
+    is_short = len(one["inputs"]) <= _MAX_ROWS and long < _MAX_EXAMPLE
     shapes = shapes_of(manifest, name) if is_short and len(name) <= MAX_TEXT else None
     return element(
         "article",
         element("h3", code(name), element("small", calls) if calls else None),
         _tensors("Input", name, one["inputs"], one["bounds"]),
         _tensors("Output", name, one["outputs"], {}),
+        _facts([stage_text(stage) for stage in one.get("stages", [])[:_MAX_ROWS]]),
         _facts([fact for fact in facts(one) if not fact.startswith("where ") or "has" in fact]),
         element(
             "p", "There is no example: its inputs are too many, or no sizes were found that fit."
@@ -108,14 +111,18 @@ def _default_of(tensor: Tensor) -> Child:
 
 
 def _examples(manifest: Manifest, name: str, shapes: Shapes, path: str, model: str) -> Markup:
+    by_stages = staged_of(manifest, name, shapes) is not None
+    made_up = "Made-up values" if by_stages else "Zeros"
+    way = "with its stages " if by_stages else ""
     return element(
         "div",
         listing("Python", python_call(manifest, name, shapes, path)),
         listing("curl", curl_call(manifest, name, shapes, model)),
         element(
             "p",
-            "Zeros of the smallest shapes that fit. The second is a request of the Open Inference "
-            "Protocol, version 2, for a server that serves this signature of the folder as ",
+            f"{made_up} of the smallest shapes that fit. The second is a request of the Open "
+            "Inference Protocol, version 2, for a server that serves this signature of the folder "
+            f"{way}as ",
             code(model),
             ".",
             class_="quiet",

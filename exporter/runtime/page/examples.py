@@ -12,6 +12,7 @@ import ml_dtypes
 
 from exporter.artifact.encoding import signature_of
 from exporter.artifact.records import Manifest
+from exporter.runtime.page.staged import Shapes, Staged, arrays_of, staged_of
 from signatures.dtypes import DType, KeyType
 from signatures.errors import SpecError
 from signatures.signature import Signature
@@ -37,8 +38,6 @@ MAX_WRITTEN = 256
 # As many sizes of each axis, and combinations of them, are tried.
 _MAX_SIZES = 8
 _MAX_TRIES = 4096
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_of(manifest: Manifest, name: str) -> Shapes | None:
@@ -111,23 +110,35 @@ def _shapes(
 
 
 def python_call(manifest: Manifest, name: str, shapes: Shapes, path: str) -> str:
-    """A program that loads the artifact at `path` and calls the signature with zeros."""
+    """A program that loads the artifact at `path` and calls the signature with zeros.
+
+    A signature with stages is called by them, with a text, a word or a picture for each array.
+    """
     inputs = signature_of(manifest, manifest.signatures[name], name).inputs
-    dtypes = [inputs[one].dtype for one in shapes]
+    staged = staged_of(manifest, name, shapes)
+    arrays = shapes if staged is None else arrays_of(manifest, name, shapes)
+    dtypes = [inputs[one].dtype for one in arrays]
     modules = ["import jax"] if manifest.x64 or any(map(_is_key, dtypes)) else []
     modules += ["import ml_dtypes"] if any(map(_is_of_ml_dtypes, dtypes)) else []
     modules += ["import numpy as np"] if not all(map(_is_key, dtypes)) else []
-    lines = [*modules, "", "import exporter", ""] if modules else ["import exporter", ""]
+    given = [(one, example.python) for one, example in (staged or {}).items()]
+    lines = ["import pathlib", ""] if any("pathlib." in value for _, value in given) else []
+    lines += [*modules, "", "import exporter", ""] if modules else ["import exporter", ""]
     lines += ['jax.config.update("jax_enable_x64", True)'] if manifest.x64 else []
     lines += [f"model = exporter.load({_text(path)})"]
-    given = [(one, _zeros(inputs[one], shape)) for one, shape in shapes.items()]
-    call = f"outputs = model.signatures[{_text(name)}]("
-    if all(one.isidentifier() and not iskeyword(one) for one, _ in given):
-        lines += [call, *(f"    {one}={value}," for one, value in given), ")"]
-    else:
-        lines += [f"{call}**{{", *(f"    {_text(one)}: {value}," for one, value in given), "})"]
+    given += [(one, _zeros(inputs[one], shape)) for one, shape in arrays.items()]
+    kind = "signatures" if staged is None else "pipelines"
+    lines += _call(f"model.{kind}[{_text(name)}]", given)
     lines += ["for name, value in outputs.items():", "    print(name, value.shape, value.dtype)"]
     return "\n".join(lines).replace("(\n)", "()")
+
+
+def _call(function: str, given: Sequence[tuple[str, str]]) -> list[str]:
+    """The lines of a call with values by name."""
+    start = f"outputs = {function}("
+    if all(one.isidentifier() and not iskeyword(one) for one, _ in given):
+        return [start, *(f"    {one}={value}," for one, value in given), ")"]
+    return [f"{start}**{{", *(f"    {_text(one)}: {value}," for one, value in given), "})"]
 
 
 def _text(value: str) -> str:
@@ -156,21 +167,30 @@ def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> str:
 
 
 def http_body(manifest: Manifest, name: str, shapes: Shapes) -> dict[str, object] | str:
-    """The request of the protocol with zeros for data, or why it has none for this signature."""
+    """The request of the protocol with zeros for data, or why it has none for this signature.
+
+    A signature with stages gets texts, words and pictures, these in base64.
+    """
     inputs = signature_of(manifest, manifest.signatures[name], name).inputs
-    strange = {one: inputs[one].dtype.name for one in shapes}
+    staged: Mapping[str, Staged] = staged_of(manifest, name, shapes) or {}
+    arrays = arrays_of(manifest, name, shapes)
+    strange = {one: inputs[one].dtype.name for one in arrays}
     missing = sorted({dtype for dtype in strange.values() if dtype not in _DATATYPES})
     if missing:
         return f"the protocol has no datatype for {', '.join(missing)}"
+    most = MAX_WRITTEN + 1
     return {
         "inputs": [
-            {
-                "name": one,
-                "shape": list(shape),
-                "datatype": _DATATYPES[inputs[one].dtype.name],
-                "data": [_zero(inputs[one].dtype)] * min(math.prod(shape), MAX_WRITTEN + 1),
-            }
-            for one, shape in shapes.items()
+            *(example.tensor(one, most) for one, example in staged.items()),
+            *(
+                {
+                    "name": one,
+                    "shape": list(shape),
+                    "datatype": _DATATYPES[inputs[one].dtype.name],
+                    "data": [_zero(inputs[one].dtype)] * min(math.prod(shape), most),
+                }
+                for one, shape in arrays.items()
+            ),
         ]
     }
 
@@ -187,11 +207,11 @@ def curl_call(manifest: Manifest, name: str, shapes: Shapes, model: str) -> str:
         return f"# There is no request in JSON: {body}."
     address = shlex.quote(f"http://localhost:8000/v2/models/{_in_address(model)}/infer")
     send = f"curl -s {address} \\\n  -H 'Content-Type: application/json' \\\n  --data-binary"
-    if all(math.prod(shape) <= MAX_WRITTEN for shape in shapes.values()):
-        return f"{send} {shlex.quote(_lines(body))}"
-    # Zeros in such number are made on the way. The text is JSON until Python reads it.
     inputs = body["inputs"]
     assert isinstance(inputs, list)
+    if all(math.prod(one["shape"]) <= MAX_WRITTEN for one in inputs):
+        return f"{send} {shlex.quote(_lines(body))}"
+    # Zeros in such number are made on the way. The text is JSON until Python reads it.
     parts = [
         _json({**one, "data": None})[:-5]
         + f"{_json(one['data'][:1])} * {math.prod(one['shape'])}}}"

@@ -46,25 +46,6 @@ def sampled(
     return {tensor.name: array for tensor, array in zip(record.inputs, inputs, strict=True)}
 
 
-def sizes_of(words: Sequence[str]) -> dict[str, int]:
-    """The sizes in words like `batch=8`.
-
-    Raises:
-      OptionError: naming every word that is no such thing.
-    """
-    found: dict[str, int] = {}
-    problems = []
-    for word in words:
-        name, _, text = word.partition("=")
-        if name in found or not text.isascii() or not text.isdecimal() or len(text) > 18:
-            problems.append(repr(word))
-        else:
-            found[name] = int(text)
-    if problems:
-        raise OptionError(f"expected --size AXIS=SIZE, each axis once, got {', '.join(problems)}.")
-    return found
-
-
 def random_values(
     signature: Signature, sizes: Mapping[str, int], seed: int, ranks: Sequence[int] = ()
 ) -> dict[str, np.ndarray]:
@@ -83,7 +64,7 @@ def random_values(
     if unknown:
         axes = ", ".join(signature.dims) or "none"
         raise OptionError(f"--size {unknown[0]}: there is no such axis, the named axes are {axes}.")
-    known = {name: sizes.get(name, _least(dim)) for name, dim in signature.dims.items()}
+    known = {name: sizes.get(name, least(dim)) for name, dim in signature.dims.items()}
     waiting = iter(ranks)
     shapes = {
         name: (1,) * next(waiting, 1) if spec.shape is None else _shape(name, spec, known)
@@ -91,18 +72,31 @@ def random_values(
     }
     for name in signature.defaults:
         del shapes[name]
-    specs = signature.inputs
-    size = sum(math.prod(shape) * _itemsize(specs[name]) for name, shape in shapes.items())
+    specs = [signature.inputs[name] for name in shapes]
+    dtypes = [_plain(spec) for spec in specs]
+    made = random_arrays(list(zip(dtypes, shapes.values(), strict=True)), seed)
+    return dict(zip(shapes, made, strict=True))
+
+
+def random_arrays(
+    wanted: Sequence[tuple[np.dtype[np.generic], tuple[int, ...]]], seed: int
+) -> list[np.ndarray]:
+    """An array for each dtype and shape: floats from 0 to 1, whole numbers from 0 to 9.
+
+    Raises:
+      OptionError: if they would be too large.
+    """
+    size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in wanted)
     if size > MAX_BYTES:
         raise OptionError(
             f"random inputs would take {size:,} bytes, and at most {MAX_BYTES:,} are made. Give "
             "smaller sizes with --size."
         )
     rng = np.random.default_rng(seed)
-    return {name: _values(rng, specs[name], shape) for name, shape in shapes.items()}
+    return [_values(rng, dtype, shape) for dtype, shape in wanted]
 
 
-def _least(dim: Dim) -> int:
+def least(dim: Dim) -> int:
     """The smallest size of at least 1 that is allowed."""
     step = dim.multiple_of or 1
     return -(-max(dim.min or 1, 1) // step) * step
@@ -121,14 +115,15 @@ def _shape(name: str, spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, 
     return shape
 
 
-def _itemsize(spec: TensorSpec) -> int:
-    return spec.dtype.itemsize if isinstance(spec.dtype, np.dtype) else 4 * spec.dtype.words
-
-
-def _values(rng: np.random.Generator, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
-    dtype = spec.dtype
-    if not isinstance(dtype, np.dtype):  # keys stand here as the words that they are made of
+def _plain(spec: TensorSpec) -> np.dtype[np.generic]:
+    if not isinstance(spec.dtype, np.dtype):  # keys stand here as the words that they are made of
         raise OptionError(f"{spec} cannot be made at random.")
+    return spec.dtype
+
+
+def _values(
+    rng: np.random.Generator, dtype: np.dtype[np.generic], shape: Sequence[int]
+) -> np.ndarray:
     if dtype == np.bool_:
         return rng.integers(0, 2, shape).astype(dtype)
     if kind_of(dtype) == 1:
