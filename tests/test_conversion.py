@@ -365,9 +365,9 @@ def test_without_its_libraries_a_format_says_how_to_get_them(folder, tmp_path, m
             continue
         for name in ("iree.runtime", "iree", "ai_edge_litert", "ai_edge_litert.interpreter"):
             monkeypatch.setitem(sys.modules, name, None)
-        for name in ("coremltools", "tensorflow", format_.module):
+        for name in ("coremltools", "tensorflow", "onnx", "onnxruntime", format_.module):
             monkeypatch.delitem(sys.modules, name, raising=False)
-        for name in ("coremltools", "tensorflow"):
+        for name in ("coremltools", "tensorflow", "onnx", "onnxruntime"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match=rf"pip install 'jax-exporter\[{format_.extra}\]'"):
             exporter.convert(
