@@ -60,7 +60,11 @@ class LoadedSignature:
         self.signature = Signature(name, found.inputs, found.outputs, found.defaults)
         self._inputs = list(found.inputs)
         self._outputs = list(found.outputs)
+        self._count = len(found.inputs)
+        self._first_input = next(iter(self._inputs), "")
+        self._only_output = self._outputs[0] if len(self._outputs) == 1 else None
         self._concrete = concrete
+        self._quick = concrete.quick
         self._function = function
 
     @property
@@ -79,13 +83,15 @@ class LoadedSignature:
         Raises:
           BindError: naming every input that is missing, unknown or does not fit.
         """
-        count = len(self._inputs)
-        if len(args) + len(kwargs) == count and (count == 1 or not args):
-            values = args or [kwargs.get(name) for name in self._inputs]
-            quick = self._concrete.quick(values)
+        count = len(args) + len(kwargs)
+        if count == self._count and (count == 1 or not args):
+            if count == 1:  # what goes for many goes for one, in thrice the time
+                quick = self._quick(args or [kwargs.get(self._first_input)])
+            else:
+                quick = self._quick([kwargs.get(name) for name in self._inputs])
             if quick is not None:
-                if len(quick) == 1:  # the usual one, in a tenth of the time
-                    return {self._outputs[0]: quick[0]}
+                if self._only_output is not None:  # likewise
+                    return {self._only_output: quick[0]}
                 return dict(zip(self._outputs, quick, strict=True))
         bound = bind(self.signature, args, kwargs)
         outputs = self._concrete.run(bound.values, self._inputs, self._refused)
