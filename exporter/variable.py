@@ -19,8 +19,6 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.display import card, card_of, code, quiet
-from exporter.distribution import Distribution, drawing
-from exporter.distribution import facts as facts_of
 from exporter.errors import OptionError, StateError, UntrackedVariableError
 from exporter.keys import from_words
 from exporter.markup import Markup, element, fragment
@@ -328,6 +326,9 @@ def _values(held: object) -> Markup | None:
     is_key = jnp.issubdtype(held.dtype, jax.dtypes.prng_key)
     if is_key or not held.is_fully_addressable or held.size > _MAX_FETCHED:
         return None
+    from exporter.distribution import Distribution, drawing
+    from exporter.distribution import facts as facts_of
+
     found = Distribution.of(np.asarray(held).reshape(-1))
     return fragment(
         element("div", drawing(found)), element("div", facts_of(found, found.looked_at))
