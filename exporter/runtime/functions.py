@@ -36,7 +36,7 @@ from signatures.binding import ABSENT, Bound, bind, bind_positional
 from signatures.errors import BindError
 from signatures.signature import Signature
 from signatures.spec import TensorSpec
-from signatures.tree import Leaf, unflatten
+from signatures.tree import Leaf, unflatten, unflattener
 from signatures.values import shown
 
 COPYING = (
@@ -148,6 +148,9 @@ class LoadedFunction:
         self._parameters = tuple(parameters)
         self._by_input = by_input
         self._order = _plain_order(parameters, concrete)
+        if self._order:
+            self._quick = concrete[0].quick
+            self._result = unflattener(concrete[0].result)
 
     @property
     def signature(self) -> Signature:
@@ -179,12 +182,11 @@ class LoadedFunction:
         Raises:
           BindError: if they do not fit, saying what was expected and what was given.
         """
-        if self._order and len(args) + len(kwargs) == len(self._order):
-            rest = self._order[len(args) :]
-            if all(name in kwargs for name in rest):
-                quick = self.concrete[0].quick([*args, *(kwargs[name] for name in rest)])
-                if quick is not None:
-                    return unflatten(self.concrete[0].result, quick)
+        order = self._order
+        if order and len(args) + len(kwargs) == len(order):
+            quick = self._quick([*args, *map(kwargs.get, order[len(args) :])] if kwargs else args)
+            if quick is not None:
+                return self._result(quick)
         if self._by_input:
             return self._called_by_input(args, kwargs)
         values = self._bound(args, kwargs)

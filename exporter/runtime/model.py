@@ -12,7 +12,7 @@ from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
 from exporter.runtime.paths import values_by_key
-from exporter.variable import Variable, fitting, held
+from exporter.variable import Variable, assign_all, fitting, held
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.errors import BindError, UnknownSignatureError
 from signatures.resolver import resolve_call
@@ -297,10 +297,7 @@ def _assign(
     tree: Mapping[str, Any],
     keep: Callable[[Variable], bool],
 ) -> None:
-    values = _checked(variables, tree, keep)
-    with held(values):
-        for variable, value in values.items():
-            variable.value = value
+    assign_all(_checked(variables, tree, keep))
 
 
 def _checked(
