@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -30,11 +31,12 @@ from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.executables import ExecutableCache, cache_of
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
-from exporter.runtime.parts import part_of
 from exporter.runtime.placement import Placement, Shardings, placement_of
-from exporter.runtime.warming import Plan, planned
 from exporter.variable import Variable, mark_donated, without_value
 from signatures.dtypes import as_dtype
+
+if TYPE_CHECKING:
+    from exporter.runtime.warming import Plan
 
 
 def load(
@@ -113,13 +115,17 @@ def load(
     kept = cache_of(chosen)
     place = partial(placement_of, mesh=mesh, sharding=sharding, device=device)
 
-    def read() -> tuple[LoadedModel, Plan | None]:
+    def read() -> "tuple[LoadedModel, Plan | None]":
         whole = manifest = read_manifest(folder)
         check_tags(manifest, () if tags is None else choices.as_tags(tags), folder)
         if only is not None:
+            from exporter.runtime.parts import part_of
+
             manifest = part_of(whole, choices.as_paths("only", only))
         plan = None
         if wanted is not False:
+            from exporter.runtime.warming import planned
+
             plan = planned(manifest, None if wanted is True else wanted)
         model = _load(
             folder,
@@ -185,7 +191,7 @@ def _load(
     return blueprint.assembled(variables)
 
 
-def _compile(model: LoadedModel, plan: Plan) -> None:
+def _compile(model: LoadedModel, plan: "Plan") -> None:
     """Compile what is planned, and tell what is not."""
     for case in plan.cases:
         concrete_of(model, case.concrete).prepare(case.shapes)

@@ -8,7 +8,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, cast
@@ -19,8 +19,6 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from exporter.display import card, card_of, code, quiet
-from exporter.distribution import Distribution, drawing
-from exporter.distribution import facts as facts_of
 from exporter.errors import OptionError, StateError, UntrackedVariableError
 from exporter.keys import from_words
 from exporter.markup import Markup, element, fragment
@@ -147,6 +145,10 @@ class Variable(NDArrayOperatorsMixin):
 
     @value.setter
     def value(self, new: object) -> None:
+        set_raw(self, self._accepted(new))
+
+    def _accepted(self, new: object) -> jax.Array:
+        """The array that it holds once `new` is assigned."""
         self._check_reach()
         self._check_level()
         old = self._value
@@ -163,7 +165,7 @@ class Variable(NDArrayOperatorsMixin):
                 "JAX: the traced value would outlive its trace. Assign it in an "
                 "@exporter.function, or return the value and assign it outside."
             )
-        set_raw(self, self._own(_kept_in_place(array, old)))
+        return self._own(_kept_in_place(array, old))
 
     def _check_level(self) -> None:
         reach = _in_reach.get()
@@ -328,6 +330,9 @@ def _values(held: object) -> Markup | None:
     is_key = jnp.issubdtype(held.dtype, jax.dtypes.prng_key)
     if is_key or not held.is_fully_addressable or held.size > _MAX_FETCHED:
         return None
+    from exporter.distribution import Distribution, drawing
+    from exporter.distribution import facts as facts_of
+
     found = Distribution.of(np.asarray(held).reshape(-1))
     return fragment(
         element("div", drawing(found)), element("div", facts_of(found, found.looked_at))
@@ -448,10 +453,24 @@ def get_all(variables: Iterable[Variable]) -> list[jax.Array]:
 def set_raw(variable: Variable, value: jax.Array) -> None:
     """Assign without any check. For those who know that the value fits."""
     with held([variable]):
+        _announce(variable)
         variable._value = value  # noqa: SLF001  # this file's own
-        changes = variable._changes  # noqa: SLF001  # this file's own
-        if changes is not None:
-            changes.latest = object()
+
+
+def assign_all(values: Mapping[Variable, object]) -> None:
+    """Assign all or, if one is refused or an interrupt comes, none."""
+    arrays = [variable._accepted(new) for variable, new in values.items()]  # noqa: SLF001
+    with held(values):
+        for variable in values:
+            _announce(variable)
+        set_all(list(values), arrays)
+
+
+def _announce(variable: Variable) -> None:
+    """Tell whoever watches that it is assigned: before it is, since an interrupt may come then."""
+    changes = variable._changes  # noqa: SLF001  # this file's own
+    if changes is not None:
+        changes.latest = object()
 
 
 def set_all(variables: Sequence[Variable], values: Iterable[jax.Array]) -> None:
@@ -466,13 +485,20 @@ def set_all(variables: Sequence[Variable], values: Iterable[jax.Array]) -> None:
 _SET_VALUE = Variable.__dict__["_value"].__set__
 
 
-@contextmanager
-def held(variables: Iterable[Variable]) -> Iterator[None]:
+def held(variables: Iterable[Variable]) -> AbstractContextManager[object]:
     """Within the block, nobody else assigns these variables and no call takes their buffers."""
     found = {id(lock): lock for lock in map(_lock_of, variables) if lock is not None}
+    if len(found) == 1:  # as a lock does it, so that no interrupt leaves it held
+        return next(iter(found.values()))
+    return _all_held([found[key] for key in sorted(found)])
+
+
+@contextmanager
+def _all_held(locks: Sequence["threading.RLock"]) -> Iterator[None]:
+    """Within the block, all are held. Whoever asks for several asks for them in one order."""
     with ExitStack() as stack:
-        for key in sorted(found):  # in one order, so that two threads never wait for each other
-            stack.enter_context(found[key])
+        for lock in locks:
+            stack.enter_context(lock)
         yield
 
 

@@ -8,7 +8,8 @@ list. It needs no class of the user's: a namedtuple is kept as its name and fiel
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import itemgetter
 
 import numpy as np
 
@@ -174,6 +175,19 @@ def unflatten(structure: Structure, leaves: Sequence[object]) -> object:
         case Keyed(keys, items, make):
             values = [unflatten(item, leaves) for item in items]
             return make(*values) if make else dict(zip(keys, values, strict=True))
+
+
+def unflattener(structure: Structure) -> Callable[[Sequence[object]], object]:
+    """What `unflatten` does with a structure, for as many leaves as it has, in less time."""
+    if structure == Leaf(0):
+        return itemgetter(0)
+    leaves = [Leaf(index) for index in range(sum(1 for _ in leaf_paths(structure)))]
+    match structure:
+        case Sequential(kind, items, (), None) if list(items) == leaves:
+            return list if kind == "list" else tuple
+        case Keyed(keys, items, None) if list(items) == leaves:
+            return lambda values: dict(zip(keys, values, strict=True))
+    return partial(unflatten, structure)
 
 
 def leaf_paths(structure: Structure, prefix: str = "") -> Iterator[tuple[str, int]]:

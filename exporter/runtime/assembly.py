@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.artifact import encoding, records
 from exporter.artifact.assets import read_asset
@@ -17,9 +17,11 @@ from exporter.runtime.origin import Origin
 from exporter.runtime.placement import Placement
 from exporter.runtime.programs import LoadedProgram
 from exporter.runtime.tree import build
-from exporter.stages.pipeline import HostStages, Pipeline, Pipelines, host_stages
 from exporter.variable import Variable, held, local_copy
 from signatures.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from exporter.stages.pipeline import HostStages
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class Blueprint:
     folder: Path
     manifest: records.Manifest
     programs: Sequence[LoadedProgram]
-    stages: Mapping[str, HostStages]
+    stages: "Mapping[str, HostStages]"
 
     @classmethod
     def of(
@@ -76,7 +78,12 @@ class Blueprint:
             )
         read = partial(read_asset, folder.resolve(), manifest.files)
         programs = [made[number] for number in range(len(made))]
-        return cls(folder, manifest, programs, host_stages(manifest, read))
+        stages: dict[str, HostStages] = {}
+        if manifest.stages:  # most have none, and need not pay for the import
+            from exporter.stages.pipeline import host_stages
+
+            stages = host_stages(manifest, read)
+        return cls(folder, manifest, programs, stages)
 
     def assembled(self, variables: Sequence[Variable]) -> LoadedModel:
         """The model with these variables, in the manifest's order."""
@@ -114,9 +121,12 @@ class Blueprint:
             for record, variable in zip(manifest.variables, variables, strict=True)
         ]
         books["__signatures__"] = signatures(manifest.signatures, manifest.signature_note)
-        named = books["__signatures__"]
-        pipelines = {name: Pipeline(one, named[name]) for name, one in self.stages.items()}
-        books["__pipelines__"] = Pipelines(manifest.stages, pipelines, named)
+        if manifest.stages:
+            from exporter.stages.pipeline import Pipeline, Pipelines
+
+            named = books["__signatures__"]
+            pipelines = {name: Pipeline(one, named[name]) for name, one in self.stages.items()}
+            books["__pipelines__"] = Pipelines(manifest.stages, pipelines, named)
         books["__manifest__"] = manifest
         books["__origin__"] = Origin(self.folder.resolve(), manifest, functions, concrete)
         for index, node in nodes.items():

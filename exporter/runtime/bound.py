@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ import numpy as np
 
 from exporter.errors import PlacementError
 from exporter.jax_dispatch import (
+    ARRAY,
     Choice,
     NotFiniteError,
     dispatcher,
@@ -52,6 +54,10 @@ _MAX_EMBEDDED_MATRICES = 16
 _MAX_BINDINGS = 8
 
 
+# The class of NumPy's arrays, in one look-up.
+_NDARRAY = np.ndarray
+
+
 class NotRememberedError(Exception):
     """A call that has to be looked at by itself, each time."""
 
@@ -62,21 +68,19 @@ class Binding:
 
     Attributes:
       latest: the latest assignment then.
-      bound: what compiled code takes first and is not passed.
-      passed: what it takes first and is passed.
+      first: what compiled code takes first, bound or passed.
       embedded: what is part of the code.
       places: the sets of devices that they lie on: one, or none without variables.
-      call: takes what is passed, the state and the inputs, and remembers how it ran them.
-      state: the positions of the state in what it takes.
+      call: takes the state and the inputs, and remembers how it ran them.
+      passing: takes what is passed before those, if anything is.
     """
 
     latest: object
-    bound: Sequence[jax.Array]
-    passed: Sequence[jax.Array]
+    first: Sequence[jax.Array]
     embedded: Embedded | None
     places: frozenset[frozenset[jax.Device]]
     call: Callable[..., Any]  # an iterator of arrays where there is state, else a list of them
-    state: range
+    passing: Callable[..., Any] | None
 
 
 class BoundProgram:
@@ -86,7 +90,6 @@ class BoundProgram:
       program: the program.
       reads: the variables that it takes, in its order.
       writes: the variables that it changes, in its order.
-      is_plain: whether it takes and gives no random keys, which are words to a program.
     """
 
     def __init__(
@@ -102,36 +105,45 @@ class BoundProgram:
         self.writes = [variables[number] for number in program.record.updates]
         self._staying = [self.reads[position] for position in program.staying]
         self._state = [self.reads[position] for position in program.changing]
+        self._has_state = bool(self._state or self.writes)
         self._state_has_keys = any(isinstance(as_dtype(v.dtype), KeyType) for v in self._state)
         specs = (*program.takes, *program.gives)
-        self.is_plain = not any(isinstance(spec.dtype, KeyType) for spec in specs)
+        self._has_keys = any(isinstance(spec.dtype, KeyType) for spec in specs)
+        self._dtypes = [spec.dtype for spec in program.inputs]
         self._changes = changes
         self._lock = lock
         self._count = 0
         self._binding: Binding | None = None
 
     def quick(self, values: Sequence[object]) -> Sequence[jax.Array] | None:
-        """The outputs, if they can be had without a look at the values in Python.
+        """The outputs for arrays that are like those of a call before, as `run` would give them.
 
-        State is written back. If it gives `None`, nothing was done.
+        Whether they are is seen in C++, by their shapes and dtypes. An array of NumPy is looked at
+        here first: there its 64 bits would be taken for the 32 that JAX makes of them. State is
+        written back.
 
-        Args:
-          values: plain arrays of the dtypes of the inputs. Nothing else is known of them.
+        Returns:
+          `None`, with nothing done, for what has to be looked at closely.
         """
+        if self._has_keys:  # which are words to a program
+            return None
+        for value, dtype in zip(values, self._dtypes):  # noqa: B905  # its check takes longer
+            kind = type(value)
+            if kind is not ARRAY and (kind is not _NDARRAY or value.dtype is not dtype):  # type: ignore[attr-defined]  # an array of NumPy
+                return None
         binding = self._binding
         if binding is None or binding.latest is not self._changes.latest:
             if not is_top_level() or not all(map(has_value, self.reads)):
                 return None
             binding = self._bind()
         try:
-            if not self._state and not self.writes:
-                return binding.call(*binding.passed, *values)  # type: ignore[no-any-return]  # a list
+            if not self._has_state:
+                return binding.call(*values)  # type: ignore[no-any-return]  # a list
             if is_finiteness_checked():  # the state has to outlast results that are refused
                 return None
             with self._lock:
                 binding = self._current()  # of the same moment as the state
-                arrays = [*binding.passed, *get_all(self._state), *values]
-                results = in_c(binding.call, arrays)
+                results = in_c(binding.call, [*get_all(self._state), *values])
                 set_all(self.writes, results)
                 return list(results)
         except (NotRememberedError, NotFiniteError):
@@ -147,8 +159,7 @@ class BoundProgram:
         if all(map(has_value, self.reads)):
             binding = self._current()
             state = [to_words(value) for value in get_all(self._state)]
-            arrays = [*binding.bound, *binding.passed, *state, *inputs]
-            return program.prepare(arrays, binding.embedded)
+            return program.prepare([*binding.first, *state, *inputs], binding.embedded)
         self._count = max(self._count, 1)  # what is embedded has to be known, so nothing is
         variables = [
             _struct(
@@ -183,7 +194,7 @@ class BoundProgram:
                 state = [array.copy() for array in state]
             results: list[jax.Array] = []
             try:
-                self._call(binding, [*binding.passed, *state, *placed], results)
+                self._call(binding, [*state, *placed], results)
             finally:  # an interrupt may come when the program has taken the state
                 pairs = zip(self.writes, results, strict=False)
                 set_all(self.writes, [from_words(new, as_dtype(one.dtype)) for one, new in pairs])
@@ -195,9 +206,9 @@ class BoundProgram:
             with suppress(NotRememberedError):
                 results.extend(in_c(binding.call, arrays))
                 return
-            for position in binding.state:  # Python runs the program, and may be interrupted
+            for position in range(len(self._state)):  # Python runs the program, interruptibly
                 arrays[position] = arrays[position].copy()
-            arrays = [*binding.bound, *arrays]
+            arrays = [*binding.first, *arrays]
             results.extend(run(self.program.compiled(arrays, binding.embedded), arrays))
         except NotFiniteError as error:
             found = getattr(error, "ty", "not finite")
@@ -220,22 +231,22 @@ class BoundProgram:
                 return last
             values = [to_words(value) for value in get_all(self._staying)]
             self._count += 1
-            bound: Sequence[jax.Array] = ()
-            passed: Sequence[jax.Array] = ()
-            embedded = None
-            if self._count == 1 and self._can_be_embedded(values):
-                embedded = Embedded(values)
-            elif self._count <= _MAX_BINDINGS:
-                bound = values
-            else:
-                passed = values
-            state = range(len(passed), len(passed) + len(self._state))
-            if last is not None and last.passed and passed:
-                call = last.call
-            else:
-                call = dispatcher(self.program.name, self._chooser(bound, embedded), state)
             places = _places(values)
-            self._binding = Binding(latest, bound, passed, embedded, places, call, state)
+            embedded = passing = None
+            if self._count == 1 and self._can_be_embedded(values):
+                embedded, values = Embedded(values), []
+            if self._count <= _MAX_BINDINGS:
+                state = range(len(self._state))
+                choose = self._chooser(values, places, embedded)
+                call = dispatcher(self.program.name, choose, state)
+            else:
+                passing = None if last is None else last.passing
+                if passing is None:
+                    state = range(len(values), len(values) + len(self._state))
+                    choose = self._chooser((), frozenset(), None)
+                    passing = dispatcher(self.program.name, choose, state)
+                call = partial(passing, *values)
+            self._binding = Binding(latest, values, embedded, places, call, passing)
             return self._binding
 
     def _can_be_embedded(self, values: Sequence[jax.Array]) -> bool:
@@ -259,10 +270,13 @@ class BoundProgram:
         return home is None or _places(values) <= {frozenset(home.device_set)}
 
     def _chooser(
-        self, bound: Sequence[jax.Array], embedded: Embedded | None
+        self,
+        bound: Sequence[jax.Array],
+        places: frozenset[frozenset[jax.Device]],
+        embedded: Embedded | None,
     ) -> Callable[..., Choice]:
         """What says how a call that is unlike all before is run."""
-        placement, places = self.program.placement, _places(bound or (embedded or _NONE).values)
+        placement = self.program.placement
 
         def choose(*arrays: jax.Array) -> Choice:
             values = arrays[len(arrays) - len(self.program.inputs) :]
@@ -301,9 +315,6 @@ class BoundProgram:
             "give arrays of NumPy.",
             lines,
         )
-
-
-_NONE = Embedded(())
 
 
 class Binder:

@@ -8,7 +8,7 @@ import numpy as np
 from exporter.artifact.encoding import structure_of
 from exporter.artifact.records import ConcreteRecord
 from exporter.errors import NotBatchableError, StateError
-from exporter.jax_dispatch import ARRAY, is_jit_disabled, is_top_level
+from exporter.jax_dispatch import is_jit_disabled, is_top_level
 from exporter.jax_internals import is_mapped
 from exporter.keys import from_words, to_words
 from exporter.runtime.bound import BoundProgram
@@ -59,9 +59,9 @@ class LoadedConcrete:
             for position, spec in enumerate(signature.inputs.values())
             if spec.shape is None
         ]
-        self._dtypes = [spec.dtype for spec in signature.inputs.values()]
-        self._only = None if self._open else self.programs.get(())
-        self._is_plain = all(one.is_plain for one in programs)
+        # What gives the outputs for arrays that are like those of a call before, as `run` would, or
+        # `None`, with nothing done, for what has to be looked at closely.
+        self.quick = self._quick if self._open or not programs else programs[0].quick
         # Elsewhere variables hold arrays with values, and nobody needs to look.
         read = {id(v): v for one in programs for v in one.reads}.values()
         self._is_local = any(map(is_local, read))
@@ -71,30 +71,11 @@ class LoadedConcrete:
         """The arrays in the values of a call of the function, and what does not fit."""
         return bind_call(self._by_path, self.arguments, values)
 
-    def quick(self, values: Sequence[object]) -> Sequence[jax.Array] | None:
-        """The outputs for arrays that are like those of a call before, as `run` would give them.
-
-        Whether they are is seen in C++, by their shapes and dtypes. An array of NumPy is looked at
-        here first: there its 64 bits would be taken for the 32 that JAX makes of them.
-
-        Returns:
-          `None`, with nothing done, for what has to be looked at closely.
-        """
-        if not self._is_plain or is_tracing():
+    def _quick(self, values: Sequence[object]) -> Sequence[jax.Array] | None:
+        if not all(isinstance(values[position], jax.Array | np.ndarray) for position in self._open):
             return None
-        for value in values:
-            if type(value) is not ARRAY:
-                if not self._has_dtypes(values):
-                    return None
-                break
-        bound = self._only or self.programs.get(self._ranks(values))
+        bound = self.programs.get(self._ranks(values))
         return None if bound is None else bound.quick(values)
-
-    def _has_dtypes(self, values: Sequence[object]) -> bool:
-        return all(
-            type(value) is ARRAY or (type(value) is np.ndarray and value.dtype is dtype)
-            for value, dtype in zip(values, self._dtypes, strict=True)
-        )
 
     def _ranks(self, values: Sequence[object]) -> tuple[int, ...]:
         """The numbers of axes of the inputs that may have any, by which a program is chosen."""

@@ -3,8 +3,9 @@
 XLA computes whatever depends on constants alone when it compiles: to sort one of 1 MiB took it half
 a minute, where the sort itself takes milliseconds. So they stand behind a barrier.
 
-What many small constants stand behind is one array of all of them. Of a thousand that hold one
-number each, XLA would try the sums of each with each, until there is no memory left.
+Constants of one number each, zeros say, are cut out of one array of all of them. Of a thousand that
+stood alone, XLA would try the sums of each with each, until there is no memory left. The others are
+not cut out, since what is computed of a part by itself is code of its own.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class Embedded:
         small: dict[np.dtype[np.generic], list[int]] = {}
         alone = []
         for position, value in enumerate(self.values):
-            if value.nbytes <= _MAX_SMALL_BYTES:
+            if value.nbytes <= _MAX_SMALL_BYTES and _is_of_one_number(value):
                 small.setdefault(value.dtype, []).append(position)
             else:
                 alone.append(position)
@@ -62,3 +63,8 @@ class Embedded:
                 start = end - self.values[position].size
                 found[position] = jax.lax.slice(array, (start,), (end,)).reshape(shape)
         return [found[position] for position in range(len(self.values))]
+
+
+def _is_of_one_number(value: jax.Array) -> bool:
+    numbers = np.ravel(value)
+    return bool((numbers == numbers[:1]).all())

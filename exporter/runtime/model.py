@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.artifact.encoding import metadata_of
 from exporter.artifact.records import Manifest
@@ -12,12 +12,14 @@ from exporter.errors import StateError
 from exporter.runtime.functions import COPYING, LoadedFunction, LoadedSignature
 from exporter.runtime.origin import Origin
 from exporter.runtime.paths import values_by_key
-from exporter.stages.pipeline import Pipelines
-from exporter.variable import Variable, fitting, held
+from exporter.variable import Variable, assign_all, fitting, held
 from signatures.dtypes import as_dtype, is_inexact
 from signatures.errors import BindError, UnknownSignatureError
 from signatures.resolver import resolve_call
 from signatures.values import shown
+
+if TYPE_CHECKING:
+    from exporter.stages.pipeline import Pipelines
 
 
 class LoadedObject:
@@ -150,8 +152,10 @@ class LoadedModel(LoadedObject):
         return self.__dict__["__signatures__"]  # type: ignore[no-any-return]  # set when loaded
 
     @property
-    def pipelines(self) -> Pipelines:
+    def pipelines(self) -> "Pipelines":
         """The signatures that were saved with stages, with them, by name."""
+        from exporter.stages.pipeline import Pipelines
+
         return self.__dict__.get("__pipelines__") or Pipelines({}, {}, self.signatures)
 
     @property
@@ -293,10 +297,7 @@ def _assign(
     tree: Mapping[str, Any],
     keep: Callable[[Variable], bool],
 ) -> None:
-    values = _checked(variables, tree, keep)
-    with held(values):
-        for variable, value in values.items():
-            variable.value = value
+    assign_all(_checked(variables, tree, keep))
 
 
 def _checked(

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,12 +146,10 @@ def own(place: Place) -> Any:
     return get_own(slot.variable) if isinstance(slot, VariableSlot) else place.read()
 
 
-@contextmanager
-def undisturbed(places: Iterable[Place]) -> Iterator[None]:
+def undisturbed(places: Iterable[Place]) -> AbstractContextManager[object]:
     """Within the block, calls of loaded functions in other threads change none of the places."""
     slots = (place.slot for place in places)
-    with held(slot.variable for slot in slots if isinstance(slot, VariableSlot)):
-        yield
+    return held(slot.variable for slot in slots if isinstance(slot, VariableSlot))
 
 
 def read_all(places: Sequence[Place]) -> list[object]:
