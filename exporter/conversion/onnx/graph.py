@@ -75,6 +75,7 @@ class _File:
     """What the graphs of one file share."""
 
     names: set[str]
+    read: set[str] = field(default_factory=set)
     count: int = 0
     opset: int = OPSET
     constants: dict[tuple[str, Shape, bytes], Tensor] = field(default_factory=dict)
@@ -99,8 +100,13 @@ class Graph:
 
     @property
     def initializers(self) -> list[TensorProto]:
-        """The constants of this graph and those inside, as the main graph has them."""
-        return [numpy_helper.from_array(value, name) for name, value in self._file.values.items()]
+        """The constants that nodes of this graph and those inside read: the main graph has them."""
+        file = self._file
+        return [
+            numpy_helper.from_array(value, name)
+            for name, value in file.values.items()
+            if name in file.read
+        ]
 
     def fresh(self, word: str) -> str:
         """A name that nothing has yet."""
@@ -145,6 +151,7 @@ class Graph:
         """A node, with what it makes."""
         made = [Tensor(self.fresh(operator), dtype, shape) for dtype, shape in outputs]
         names = ["" if one is None else one.name for one in inputs]
+        self._file.read.update(names)
         self.nodes.append(
             helper.make_node(
                 operator,
@@ -218,6 +225,7 @@ class Graph:
         self, name: str, inputs: Sequence[Tensor], outputs: Sequence[tuple[str, Tensor]]
     ) -> GraphProto:
         """The graph as it is written, with its outputs by name. Constants are in the main graph."""
+        self._file.read.update(tensor.name for _, tensor in outputs)
         for given, tensor in outputs:
             self.nodes.append(helper.make_node("Identity", [tensor.name], [given], given))
         made = [Tensor(given, one.dtype, one.shape) for given, one in outputs]
