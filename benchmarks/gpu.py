@@ -103,7 +103,7 @@ def off(result: np.ndarray, expected: np.ndarray) -> float:
 def calls(run: Pass) -> list[Row]:
     """The cost of a call."""
     rows = []
-    how = {"rounds": run.pick(100, 5), "number": 20, "warm_up": 40, "budget_s": run.pick(15, 2)}
+    how = {"rounds": run.pick(100, 5), "number": 20, "warm_up": 40, "budget_s": run.pick(10, 2)}
     for count in COUNTS:
         sides = {"signature": call_loaded, ORIGINAL: call_original}
         found, _ = measured(sides, None, {"count": count}, **how)
@@ -125,7 +125,7 @@ def first_prediction_of(name: str, run: Pass) -> Row:
         }
         printed = [float(start()) for start in starts.values()]
         np.testing.assert_allclose(*printed, rtol=TOLERANCE)
-        found = by_turns(starts, rounds=run.pick(9, 3), warm_up=0, budget_s=run.pick(60, 5))
+        found = by_turns(starts, rounds=run.pick(9, 3), warm_up=0, budget_s=run.pick(45, 5))
     sides = [Side(side, "s", values) for side, values in found.items()]
     return Row(f"first prediction, {name}", *sides)
 
@@ -136,7 +136,7 @@ def throughput(run: Pass) -> list[Row]:
     if not (missing := unimportable("torch")):
         sides["PyTorch"] = served_torch.eager
     sizes = list(BATCHES[: run.pick(len(BATCHES), 1)])
-    how = {"rounds": run.pick(40, 3), "number": 5, "warm_up": 5, "budget_s": run.pick(20, 2)}
+    how = {"rounds": run.pick(40, 3), "number": 5, "warm_up": 5, "budget_s": run.pick(12, 2)}
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = str(Path(place, "minilm"))

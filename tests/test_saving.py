@@ -109,7 +109,7 @@ def test_what_was_loaded_is_not_copied(tmp_path):
 
     exporter.save(Scale(), tmp_path / "m", platforms=("cpu",))
     loaded = exporter.load(tmp_path / "m")
-    for part in (loaded, loaded.scale):
+    for part in (loaded, loaded.scale, *loaded.signatures.values()):
         with pytest.raises(TypeError, match="Load the folder again"):
             copy.deepcopy(part)
 

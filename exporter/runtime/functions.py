@@ -111,6 +111,9 @@ class LoadedSignature:
         index = self._function.concrete.index(self._concrete)
         return StoredFunction(stored.name, stored.doc, stored.parameters, [stored.concrete[index]])
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(COPYING)
+
     @quiet
     def __repr__(self) -> str:
         return f"<LoadedSignature {cut(str(self.signature), MAX_TYPES)}>"
