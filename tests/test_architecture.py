@@ -64,6 +64,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.operations": (),
     # MLIR in, plain values out.
     "exporter.jax_programs": ("exporter.jax_internals", "exporter.operations"),
+    "exporter.dataflow": (),
+    "exporter.jax_dataflow": ("exporter.dataflow", "exporter.jax_static", "exporter.operations"),
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
     "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
@@ -92,6 +94,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.keys",
         "exporter.jax_internals",
         "exporter.jax_static",
+        "exporter.jax_dataflow",
+        "exporter.dataflow",
+        "exporter.operations",
         "exporter.artifact",
         "exporter.runtime",
         "exporter.loading",
@@ -234,6 +239,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.jax_dispatch",
         "exporter.jax_programs",
         "exporter.jax_static",
+        "exporter.jax_dataflow",
         "exporter.processes",
         "exporter.staging",
         "exporter.artifact.variables",
@@ -258,6 +264,7 @@ FENCES: dict[str, tuple[str, ...]] = {
         "exporter.jax_dispatch",
         "exporter.jax_programs",
         "exporter.jax_static",
+        "exporter.jax_dataflow",
     ),
     "PIL": ("exporter.cli.arrays.images", "exporter.stages.image"),
     "tokenizers": ("exporter.stages.tokenizer",),
@@ -269,6 +276,9 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ai_edge_litert": ("exporter.conversion.litert",),
     "coremltools": ("exporter.conversion.coreml",),
     "stablehlo_coreml": ("exporter.conversion.coreml",),
+    "onnx": ("exporter.conversion.onnx",),
+    "onnxruntime": ("exporter.conversion.onnx.file",),
+    "google": ("exporter.conversion.onnx.file",),  # an error of protocol buffers, as onnx raises it
     "tensorflow": ("exporter.conversion.tensorflow",),
     "shtab": ("exporter.cli.completion",),
     "equinox": ("exporter.staging.frameworks.equinox",),
@@ -289,6 +299,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         "exporter.conversion.choosing",
         "exporter.conversion.converted",
         "exporter.conversion.target",
+        "exporter.conversion.onnx",
         "exporter.conversion.program",
     ),
     "numpy": ("exporter.artifact.layout",),  # it handles files as bytes

@@ -264,7 +264,7 @@ def test_coreml_is_read_back_with_its_names_shapes_and_dtypes(folder, tmp_path):
             {"signature": "count", "sizes": {"x[0]": 1}},
             "signature 'count' cannot become coreml:\n"
             "  it changes calls, and coreml has no place for that\n"
-            "It can become stablehlo, iree, litert or tensorflow.",
+            "It can become stablehlo, iree, litert, tensorflow or onnx.",
         ),
         (
             "litert",
@@ -365,9 +365,9 @@ def test_without_its_libraries_a_format_says_how_to_get_them(folder, tmp_path, m
             continue
         for name in ("iree.runtime", "iree", "ai_edge_litert", "ai_edge_litert.interpreter"):
             monkeypatch.setitem(sys.modules, name, None)
-        for name in ("coremltools", "tensorflow", format_.module):
+        for name in ("coremltools", "tensorflow", "onnx", "onnxruntime", format_.module):
             monkeypatch.delitem(sys.modules, name, raising=False)
-        for name in ("coremltools", "tensorflow"):
+        for name in ("coremltools", "tensorflow", "onnx", "onnxruntime"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match=rf"pip install 'jax-exporter\[{format_.extra}\]'"):
             exporter.convert(

@@ -99,6 +99,7 @@ stablehlo   .mlir, .mlirbc  StableHLO of fixed shapes, as text or portable bytec
 iree        .vmfb           compiled for processors of this architecture, for IREE
 litert      .tflite         for LiteRT (TensorFlow Lite), with names
 coreml      .mlpackage      for Core ML; written here, and not run
+onnx        .onnx           for onnxruntime and what else runs ONNX, with names
 tensorflow  a folder        a SavedModel for TensorFlow and TensorFlow Serving
 
 The code of the model is not needed. All sizes are fixed in the file: each named

@@ -63,10 +63,11 @@ def convert(
 
     Args:
       path: an artifact.
-      to: a format: `"stablehlo"`, `"iree"`, `"litert"`, `"coreml"` or `"tensorflow"`.
+      to: a format: `"stablehlo"`, `"iree"`, `"litert"`, `"coreml"`, `"onnx"` or
+        `"tensorflow"`.
       out: the file, which ends as its format has it: `.mlir` (text) or `.mlirbc` (bytecode),
-        `.vmfb`, `.tflite`, `.mlpackage`; a folder of any name for a SavedModel. It appears whole or
-        not at all.
+        `.vmfb`, `.tflite`, `.mlpackage`, `.onnx`; a folder of any name for a SavedModel.
+        It appears whole or not at all.
       signature: which one; by default `serving_default`, or the only one. A SavedModel has all, or
         those that are given.
       sizes: the size of each named axis. An axis without a name is called by its input and

@@ -117,6 +117,15 @@ FORMATS = (
         whole=True,
         marker="saved_model.pb",
     ),
+    Format(
+        "onnx",
+        (".onnx",),
+        "exporter.conversion.onnx.file",
+        "onnx",
+        "onnxruntime, and whatever runs ONNX",
+        dtypes=_INTEGERS | {"bool", "float16", "float32", "float64", "bfloat16"},
+        embeds=False,
+    ),
 )
 
 

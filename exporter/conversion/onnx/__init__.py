@@ -1,0 +1,1 @@
+"""ONNX: each operation of StableHLO as one or more of its operators."""
