@@ -1,4 +1,3 @@
-import gc
 import itertools
 import signal
 import sys
@@ -274,31 +273,3 @@ def test_a_thousand_constants_of_one_number_each_compile(tmp_path):
     exporter.save(Sum(), tmp_path / "model", platforms=("cpu",))
     add = exporter.load(tmp_path / "model", cache=False).add
     np.testing.assert_allclose(add(np.ones(8, np.float32)), [3 * 499501, 0] * 4)
-
-
-def test_an_interrupted_assignment_is_made_or_not(loaded):
-    interrupted = 0
-    loaded.scale(X)
-    was = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    gc.disable()  # JAX runs code when it collects, and what interrupts that is lost.
-    try:
-        for number in range(100):
-            tree = jax.tree.map(lambda one: one + 1, loaded.variables)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.00001 + 0.000002 * number, 0.01)
-                while True:
-                    loaded.variables = tree
-            except KeyboardInterrupt:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                interrupted += 1
-            weight, bias = np.asarray(loaded.weight), np.asarray(loaded.bias)
-            assert weight[0, 0] == bias[0] + 1
-            np.testing.assert_array_equal(loaded.scale(X), jitted(weight, bias, X))
-    finally:
-        gc.enable()
-        signal.signal(signal.SIGALRM, was)
-    assert interrupted == 100
-    thread = threading.Thread(target=loaded.count, args=[X], daemon=True)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
