@@ -59,15 +59,12 @@ def generated(folder: Path) -> dict[str, np.ndarray]:
 
 def read(folder: Path) -> list[Row]:
     """How far the results here are from those that came with the folder."""
-    verified = exporter.verify(folder / TRANSFORMER)
-    print(verified)
-    assert verified.ok
-    (sample,) = verified.samples
+    (sample,) = verified(folder / TRANSFORMER).samples
     loaded = exporter.load(folder / TRANSFORMER)
     (expected,) = loaded.signatures["serving_default"](**models.transformer().given).values()
     furthest = max(one.largest for one in sample.comparisons) / np.abs(expected).max()
 
-    print(exporter.verify(folder / DECODER))
+    verified(folder / DECODER)
     here, there = generated(folder), np.load(folder / "generated.npz")
     np.testing.assert_array_equal(here["tokens"], there["tokens"])
     apart = np.abs(here["logits"] - there["logits"]).max() / np.abs(there["logits"]).max()
@@ -79,6 +76,14 @@ def read(folder: Path) -> list[Row]:
             ("12-layer decoder with a KV cache", DECODER, apart),
         )
     ]
+
+
+def verified(folder: Path) -> exporter.VerificationReport:
+    """The verdicts on an artifact, of which none may be that something failed."""
+    verdicts = exporter.verify(folder)
+    print(verdicts)
+    verdicts.raise_if_failed()
+    return verdicts
 
 
 def by(folder: Path) -> str:

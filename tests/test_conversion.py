@@ -264,7 +264,7 @@ def test_coreml_is_read_back_with_its_names_shapes_and_dtypes(folder, tmp_path):
             {"signature": "count", "sizes": {"x[0]": 1}},
             "signature 'count' cannot become coreml:\n"
             "  it changes calls, and coreml has no place for that\n"
-            "It can become stablehlo, iree, litert, tensorflow or onnx.",
+            "It can become stablehlo, iree, litert, onnx or tensorflow.",
         ),
         (
             "litert",

@@ -107,6 +107,15 @@ FORMATS = (
         marker="Manifest.json",
     ),
     Format(
+        "onnx",
+        (".onnx",),
+        "exporter.conversion.onnx.file",
+        "onnx",
+        "onnxruntime, and whatever runs ONNX",
+        dtypes=_INTEGERS | {"bool", "float16", "float32", "float64", "bfloat16"},
+        embeds=False,
+    ),
+    Format(
         "tensorflow",
         (),
         "exporter.conversion.tensorflow",
@@ -116,15 +125,6 @@ FORMATS = (
         dtypes=_INTEGERS | _FLOATS | {"bool", "complex64", "complex128"},
         whole=True,
         marker="saved_model.pb",
-    ),
-    Format(
-        "onnx",
-        (".onnx",),
-        "exporter.conversion.onnx.file",
-        "onnx",
-        "onnxruntime, and whatever runs ONNX",
-        dtypes=_INTEGERS | {"bool", "float16", "float32", "float64", "bfloat16"},
-        embeds=False,
     ),
 )
 

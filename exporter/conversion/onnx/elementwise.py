@@ -156,9 +156,7 @@ def _shift(direction: str, *, arithmetic: bool = False) -> Elementwise:
         bits = 8 * number.dtype.itemsize
         unsigned = np.dtype(f"uint{bits}")
         negative = _less(graph, number, graph.like(number, 0)) if arithmetic else None
-        if (
-            negative is not None
-        ):  # those of a negative number are moved as the others of its inverse
+        if negative is not None:  # its bits are moved as those of its inverse, which are the others
             number = _where(graph, negative, graph.elementwise("BitwiseNot", number), number)
         by = graph.cast(amount, unsigned)
         moved = graph.elementwise("BitShift", graph.cast(number, unsigned), by, direction=direction)
