@@ -1,7 +1,7 @@
 """What callers see of a function: named inputs and outputs, defaults and bounds, as plain data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -73,6 +73,18 @@ class Signature:
             isinstance(axis, Expression) and not axis.is_name
             for spec in self.inputs.values()
             for axis in spec.expressions
+        )
+
+    @cached_property
+    def plain(self) -> "Signature":
+        """It with random keys as the words they are made of, `uint32[..., n]`.
+
+        Neither files nor messages can hold keys, and only JAX can make them.
+        """
+        return replace(
+            self,
+            inputs={name: spec.plain for name, spec in self.inputs.items()},
+            outputs={name: spec.plain for name, spec in self.outputs.items()},
         )
 
     def __eq__(self, other: object) -> bool:

@@ -233,6 +233,14 @@ class TensorSpec:
         """
         return self._with(shape=self.shape, name=self.name, dims=_bounds(dims))
 
+    @property
+    def plain(self) -> "TensorSpec":
+        """The same array, random keys as the words they are made of."""
+        if not isinstance(self.dtype, KeyType) or self.shape is None:
+            return self
+        words = TensorSpec((*self.shape, self.dtype.words), "uint32", self.name)
+        return words.with_bounds(self.dims)
+
     def evaluate(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape for given sizes of the named dimensions, without free axes.
 

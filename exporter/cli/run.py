@@ -14,7 +14,7 @@ import numpy as np
 from exporter.artifact import encoding, records
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.arrays.outputs import as_json, planned_files, storable, write_files
-from exporter.cli.arrays.words import read_values, without_keys
+from exporter.cli.arrays.words import read_values
 from exporter.cli.benchmark import Call, measured, print_benchmark
 from exporter.cli.command import Command
 from exporter.cli.pipelines import staged_values, stages_for
@@ -110,7 +110,7 @@ def _execute(arguments: argparse.Namespace) -> None:
     # Everything that can be refused is refused before JAX is imported, which takes seconds, and
     # before variables are read, which may take minutes.
     given, words, origin = _inputs(arguments, manifest, signature, stages)
-    values = bind(without_keys(signature), (), given).values
+    values = bind(signature.plain, (), given).values
     out: Path | None = arguments.out
     specs = stages.outputs if stages else signature.outputs
     files = planned_files(out, specs, overwrite=arguments.overwrite) if out else {}
@@ -210,7 +210,7 @@ def _inputs(
     """
     if arguments.sample is None and arguments.random is None:
         if stages is None:
-            return read_values(arguments.inputs, without_keys(signature).inputs), None, None
+            return read_values(arguments.inputs, signature.plain.inputs), None, None
         values, is_staged = staged_values(arguments.inputs, stages)
         if is_staged:
             with warnings.catch_warnings():  # the error that follows says the same
@@ -233,7 +233,7 @@ def _made(
     seed = arguments.random or 0
     programs = manifest.concrete_functions[number].programs
     ranks = manifest.programs[programs[0]].ranks if programs else ()
-    made = random_values(without_keys(signature), sizes_of(arguments.sizes), seed, ranks)
+    made = random_values(signature.plain, sizes_of(arguments.sizes), seed, ranks)
     shown = ", ".join(f"{name} {_described(value)}" for name, value in made.items()) or "none"
     why = "there is no sample, so " if arguments.sample is not None and not arguments.sizes else ""
     return made, f"{why}random with seed {seed}: {shown}"

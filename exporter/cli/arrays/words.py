@@ -1,6 +1,5 @@
 """The inputs of a call from words like `image=x.npy`, `image=data.npz[test]` and `ids=[[1, 2]]`."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,23 +10,8 @@ from exporter.cli.arrays.numpy_files import read_array
 from exporter.cli.arrays.sources import Pipe, Source, Sources, sources
 from exporter.cli.arrays.tables import read_table
 from exporter.errors import MissingExtraError
-from signatures.dtypes import KeyType
 from signatures.errors import BindError
-from signatures.signature import Signature
 from signatures.spec import TensorSpec
-
-
-def without_keys(signature: Signature) -> Signature:
-    """The signature with random keys as the words they are made of: `uint32[..., n]`.
-
-    Neither files nor JSON can hold keys, and only JAX can make them.
-    """
-    inputs = dict(signature.inputs)
-    for name, spec in signature.inputs.items():
-        if isinstance(spec.dtype, KeyType) and spec.shape is not None:
-            words = TensorSpec((*spec.shape, spec.dtype.words), "uint32", name)
-            inputs[name] = words.with_bounds(spec.dims)
-    return dataclasses.replace(signature, inputs=inputs)
 
 
 def read_values(
