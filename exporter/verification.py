@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from exporter import choices
 from exporter.artifact.layout import MANIFEST, VARIABLES, as_path, unrecorded_files
@@ -21,9 +19,8 @@ from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.programs import read_program
 from exporter.artifact.reading import unmixed
-from exporter.artifact.records import Manifest, SampleRecord, replace
+from exporter.artifact.records import Manifest, replace
 from exporter.artifact.variables import read_variables
-from exporter.comparison import compare
 from exporter.errors import (
     ArtifactError,
     ArtifactNotFoundError,
@@ -33,19 +30,15 @@ from exporter.errors import (
     OptionError,
 )
 from exporter.jax_internals import ProgramReader
-from exporter.keys import from_words, to_words
 from exporter.loading import load
 from exporter.progress import Progress, steps
+from exporter.replay import replay, told
 from exporter.runtime.compat import check_backend, check_program, check_runtime
-from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
 from exporter.runtime.placement import placement_of
 from exporter.signing import check_signature
 from exporter.verdicts import Part, PartName, SampleResult, VerificationReport
-from signatures.binding import bind_values
-from signatures.dtypes import as_dtype
-from signatures.errors import BindError
 
 _BESIDE_THE_MANIFEST: tuple[PartName, ...] = ("files", "programs", "variables", "samples")
 
@@ -186,13 +179,13 @@ def _signer(
     try:
         file = check_signature(folder, key, signature)
     except AuthenticityError as error:
-        return (Part("signer", "failed", "the signature does not fit", (_told(error),)),)
+        return (Part("signer", "failed", "the signature does not fit", (told(error),)),)
     return (Part("signer", "ok", f"{file} was signed with the key of {key}"),)
 
 
 def _without_manifest(error: ArtifactError) -> tuple[Part, ...]:
     return (
-        Part("manifest", "failed", f"{MANIFEST} cannot be used", (_told(error),)),
+        Part("manifest", "failed", f"{MANIFEST} cannot be used", (told(error),)),
         *(
             Part(name, "none", "not judged, only the manifest tells what should be there")
             for name in _BESIDE_THE_MANIFEST
@@ -206,7 +199,7 @@ def _damage(folder: Path, manifest: Manifest, progress: Progress | None) -> dict
         try:
             verify_files(folder, [record])
         except ArtifactError as error:
-            found[record.path] = _told(error)
+            found[record.path] = told(error)
     return found
 
 
@@ -242,13 +235,13 @@ def _unsuited(subject: _Subject) -> list[str]:
         try:
             check_runtime(alone, subject.folder / record.file)
         except IncompatibleRuntimeError as error:
-            found[record.file] = _told(error)
+            found[record.file] = told(error)
     if 0 < len(found) < len(subject.manifest.programs):
         return list(found.values())
     try:
         check_runtime(subject.manifest, subject.folder)
     except IncompatibleRuntimeError as error:
-        return [_told(error)]
+        return [told(error)]
     return []
 
 
@@ -267,7 +260,7 @@ def _unreadable(subject: _Subject) -> list[str]:
                 bytecode, file, record, manifest.variables, subject.custom_calls, reader=reader
             )
         except ArtifactError as error:
-            problems.append(_told(error))
+            problems.append(told(error))
     return problems
 
 
@@ -293,7 +286,7 @@ def _variables(subject: _Subject, programs: Part) -> tuple[LoadedModel | None, P
                 custom_calls=subject.custom_calls,
             )
     except ArtifactError as error:
-        return None, Part("variables", "failed", "cannot be loaded", (_told(error),))
+        return None, Part("variables", "failed", "cannot be loaded", (told(error),))
     if not records:
         return model, Part("variables", "none", "there are none")
     return model, Part("variables", "ok", f"{len(records)} loaded")
@@ -312,7 +305,7 @@ def _samples(subject: _Subject, model: LoadedModel | None) -> tuple[Part, tuple[
             problem = f"{record.file} is damaged"
             results.append(SampleResult(record.name, number, (), problem))
         else:
-            results.append(_run(subject, origin, record, number))
+            results.append(replay(origin, record, number, rtol=subject.rtol, atol=subject.atol))
     wrong = [one for one in results if not one.ok]
     if wrong:
         problems = tuple(f"sample {one.number} of {one.name}" for one in wrong)
@@ -320,34 +313,3 @@ def _samples(subject: _Subject, model: LoadedModel | None) -> tuple[Part, tuple[
             *results,
         )
     return Part("samples", "ok", f"{len(results)} agree"), (*results,)
-
-
-def _run(subject: _Subject, origin: Origin, record: SampleRecord, number: int) -> SampleResult:
-    try:
-        inputs, expected = origin.sample(record).arrays()
-        values = [
-            from_words(jnp.asarray(array), as_dtype(tensor.dtype))
-            for tensor, array in zip(record.inputs, inputs, strict=True)
-        ]
-        outputs = _call(origin.concrete[record.concrete], values)
-        found = [np.asarray(to_words(output)) for output in outputs]
-    except Exception as error:  # noqa: BLE001  # a program that runs may fail in any way
-        return SampleResult(record.name, number, (), f"{type(error).__name__}: {_told(error)}")
-    triples = zip(record.outputs, expected, found, strict=True)
-    compared = tuple(compare(*triple, rtol=subject.rtol, atol=subject.atol) for triple in triples)
-    return SampleResult(record.name, number, compared)
-
-
-def _call(concrete: LoadedConcrete, values: Sequence[object]) -> list[object]:
-    def refuse(problems: Sequence[str]) -> BindError:
-        return BindError("; ".join(problems), problems)
-
-    bound = bind_values(concrete.signature, values)  # what a file says may still not fit together
-    return concrete.run(bound.values, list(concrete.signature.inputs), refuse)
-
-
-def _told(error: Exception) -> str:
-    """An error as one line: its problems if it lists them, which name the files."""
-    problems = getattr(error, "problems", ())
-    lines = problems or str(error).splitlines()
-    return " ".join(line.strip() for line in lines)

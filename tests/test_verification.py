@@ -176,7 +176,7 @@ def test_a_sample_that_cannot_be_run_says_why(copy, monkeypatch):
     def fail(*_):
         raise RuntimeError("no room\nfor this")
 
-    monkeypatch.setattr("exporter.verification._call", fail)
+    monkeypatch.setattr("exporter.replay._call", fail)
     report = exporter.verify("m")
     assert [one.problem for one in report.samples] == ["RuntimeError: no room for this"] * 2
     assert report.failed == ("samples",)

@@ -17,6 +17,7 @@ from exporter.cli.convert import CONVERT
 from exporter.cli.diff import DIFF
 from exporter.cli.run import RUN
 from exporter.cli.scan import SCAN
+from exporter.cli.serve import SERVE
 from exporter.cli.show import SHOW
 from exporter.cli.sign import SIGN
 from exporter.cli.terminal import bad
@@ -25,11 +26,12 @@ from exporter.cli.words import parser_of
 from exporter.markup import printable
 from signatures.errors import ExporterError
 
-COMMANDS = (SHOW, RUN, VERIFY, COMPILE, CONVERT, DIFF, CHECK, SCAN, SIGN)
+COMMANDS = (SHOW, RUN, SERVE, VERIFY, COMPILE, CONVERT, DIFF, CHECK, SCAN, SIGN)
 
 _EXAMPLES = """\
   exporter show digits/1
   exporter run digits/1 --inputs image=image.npy
+  exporter serve digits/1
   exporter verify digits/1
   exporter compile digits/1 --size batch=1,8
   exporter convert digits/1 --to litert --size batch=1 --out digits.tflite

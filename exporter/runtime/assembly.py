@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.artifact import encoding, records
 from exporter.artifact.assets import read_asset
 from exporter.runtime.bound import Binder
-from exporter.runtime.compiling import Compiler
+from exporter.runtime.compiling import Compiler, Outcome
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.functions import LoadedFunction, LoadedSignature
 from exporter.runtime.model import LoadedModel, Signatures
@@ -33,12 +33,14 @@ class Blueprint:
       manifest: what it says.
       programs: its programs, in the manifest's order.
       stages: the stages of its signatures, of those of whose kinds we know all.
+      outcomes: what became of each program that was compiled, so far.
     """
 
     folder: Path
     manifest: records.Manifest
     programs: Sequence[LoadedProgram]
     stages: "Mapping[str, HostStages]"
+    outcomes: Sequence[Outcome]
 
     @classmethod
     def of(
@@ -83,7 +85,7 @@ class Blueprint:
             from exporter.stages.pipeline import host_stages
 
             stages = host_stages(manifest, read)
-        return cls(folder, manifest, programs, stages)
+        return cls(folder, manifest, programs, stages, compiler.outcomes)
 
     def assembled(self, variables: Sequence[Variable]) -> LoadedModel:
         """The model with these variables, in the manifest's order."""
@@ -128,7 +130,9 @@ class Blueprint:
             pipelines = {name: Pipeline(one, named[name]) for name, one in self.stages.items()}
             books["__pipelines__"] = Pipelines(manifest.stages, pipelines, named)
         books["__manifest__"] = manifest
-        books["__origin__"] = Origin(self.folder.resolve(), manifest, functions, concrete)
+        books["__origin__"] = Origin(
+            self.folder.resolve(), manifest, functions, concrete, self.outcomes
+        )
         for index, node in nodes.items():
             if isinstance(node, LoadedModel):
                 node.__dict__["__remade__"] = partial(self._remade, index, variables)

@@ -11,6 +11,7 @@ from exporter.artifact.records import Manifest, SampleRecord
 from exporter.artifact.samples import Sample
 from exporter.artifact.stored import StoredModel, StoredSample, StoredStages
 from exporter.errors import ArtifactError
+from exporter.runtime.compiling import Outcome
 from exporter.runtime.concrete import LoadedConcrete
 from exporter.runtime.functions import LoadedFunction
 
@@ -24,12 +25,14 @@ class Origin:
       manifest: what it says, as far as it was loaded.
       functions: its functions, in the manifest's order.
       concrete: its concrete functions likewise.
+      outcomes: what became of each program that was compiled, so far.
     """
 
     folder: Path
     manifest: Manifest
     functions: Sequence[LoadedFunction]
     concrete: Sequence[LoadedConcrete]
+    outcomes: Sequence[Outcome]
 
     @property
     def aliased(self) -> dict[str, LoadedFunction]:

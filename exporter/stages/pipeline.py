@@ -199,6 +199,7 @@ class Pipeline:
       name: the name of the signature.
       inputs: what it takes, by name: `text`, `words` or `image`, or the spec of an array.
       outputs: what it gives, likewise: `label`, or the spec of an array.
+      stages: what is done before and after the signature.
     """
 
     def __init__(self, stages: HostStages, call: Callable[..., dict[str, Any]]) -> None:
@@ -206,7 +207,7 @@ class Pipeline:
         self.name = stages.signature.name
         self.inputs: Mapping[str, Kind | TensorSpec] = stages.inputs
         self.outputs: Mapping[str, Kind | TensorSpec] = stages.outputs
-        self._stages = stages
+        self.stages = stages
         self._call = call
 
     def __call__(self, /, **values: object) -> dict[str, Any]:
@@ -216,7 +217,7 @@ class Pipeline:
           BindError: naming every value that is missing, unknown or cannot be used.
           MissingExtraError: if a library is not installed, saying how to install it.
         """
-        return self._stages.results(self._call(**self._stages.arrays(values)))
+        return self.stages.results(self._call(**self.stages.arrays(values)))
 
     def __str__(self) -> str:
         """It as signatures are written."""

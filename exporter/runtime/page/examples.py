@@ -12,25 +12,12 @@ import ml_dtypes
 
 from exporter.artifact.encoding import signature_of
 from exporter.artifact.records import Manifest
+from exporter.runtime.datatypes import STANDARD
 from exporter.runtime.page.staged import Shapes, Staged, arrays_of, staged_of
 from signatures.dtypes import DType, KeyType
 from signatures.errors import SpecError
 from signatures.signature import Signature
 from signatures.spec import Dim, TensorSpec
-
-# The element types of the protocol, by our names.
-_DATATYPES = {
-    "bool": "BOOL",
-    **{
-        f"{sign}int{bits}": f"{sign}INT{bits}".upper()
-        for sign in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-}
 
 # A body with more elements is made by a line of Python, not written out.
 MAX_WRITTEN = 256
@@ -175,7 +162,7 @@ def http_body(manifest: Manifest, name: str, shapes: Shapes) -> dict[str, object
     staged: Mapping[str, Staged] = staged_of(manifest, name, shapes) or {}
     arrays = arrays_of(manifest, name, shapes)
     strange = {one: inputs[one].dtype.name for one in arrays}
-    missing = sorted({dtype for dtype in strange.values() if dtype not in _DATATYPES})
+    missing = sorted({dtype for dtype in strange.values() if dtype not in STANDARD})
     if missing:
         return f"the protocol has no datatype for {', '.join(missing)}"
     most = MAX_WRITTEN + 1
@@ -186,7 +173,7 @@ def http_body(manifest: Manifest, name: str, shapes: Shapes) -> dict[str, object
                 {
                     "name": one,
                     "shape": list(shape),
-                    "datatype": _DATATYPES[inputs[one].dtype.name],
+                    "datatype": STANDARD[inputs[one].dtype.name],
                     "data": [_zero(inputs[one].dtype)] * min(math.prod(shape), most),
                 }
                 for one, shape in arrays.items()
@@ -196,7 +183,7 @@ def http_body(manifest: Manifest, name: str, shapes: Shapes) -> dict[str, object
 
 
 def _zero(dtype: DType) -> object:
-    kind = _DATATYPES[dtype.name]
+    kind = STANDARD[dtype.name]
     return False if kind == "BOOL" else 0 if "INT" in kind else 0.0
 
 
