@@ -983,7 +983,7 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
         ([], "exporter: error: the following arguments are required: COMMAND"),
         (
             ["shw"],
-            "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
+            "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, serve, "
             "verify, compile, convert, diff, check, scan, sign); did you mean 'show'?",
         ),
         (

@@ -67,6 +67,8 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     datatype: np.dtype(getattr(ml_dtypes, name, name)) for name, datatype in DATATYPES.items()
 }
 
+_BY_DTYPE = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+
 # Types whose elements leave bits of their byte unused.
 _HAS_UNUSED_BITS = re.compile(r"u?int[124]|float[46]_.*")
 
@@ -77,7 +79,7 @@ def datatype_of(dtype: DType) -> str | None:
     >>> datatype_of(np.dtype("float32")), datatype_of(np.dtype(ml_dtypes.float8_e4m3fn))
     ('FP32', 'FP8_E4M3FN')
     """
-    return DATATYPES.get(dtype.name)
+    return _BY_DTYPE.get(dtype)  # type: ignore[arg-type]  # keys are not there
 
 
 def dtype_of(datatype: str) -> np.dtype[Any] | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 from prometheus_client import (
@@ -26,6 +27,16 @@ _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25
 _ROWS = tuple(2**power for power in range(11))
 
 
+class _OfBatches(NamedTuple):
+    """The counters of the batches of one signature."""
+
+    rows: Histogram
+    calls: Histogram
+    padding: Counter
+    waits: Histogram
+    computing: Histogram
+
+
 class Metrics:
     """The counters of one server. They have a registry of their own, so there may be several."""
 
@@ -42,6 +53,7 @@ class Metrics:
         self._latency = self._histogram(
             "request_seconds", "From the first byte read to the answer", _SECONDS, *request
         )
+        self._known_batches: dict[tuple[str, int, str], _OfBatches] = {}
         self._known: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         self._rows = self._histogram("batch_rows", "Rows of calls in a batch", _ROWS, *signature)
         self._calls = self._histogram("batch_calls", "Calls in a batch", _ROWS, *signature)
@@ -67,14 +79,27 @@ class Metrics:
 
     def batch(self, model: str, version: int, batch: Batch) -> None:
         """Count a batch."""
-        labels = (model, str(version), batch.signature)
-        self._rows.labels(*labels).observe(batch.rows)
-        self._calls.labels(*labels).observe(batch.calls)
-        self._computing.labels(*labels).observe(batch.seconds)
-        self._padding.labels(*labels).inc(max(0, batch.size - batch.rows))
-        waits = self._waits.labels(*labels)
+        which = (model, version, batch.signature)
+        counters = self._known_batches.get(which)
+        if counters is None:
+            counters = self._known_batches[which] = self._counters_of(model, str(version), batch)
+        counters.rows.observe(batch.rows)
+        counters.calls.observe(batch.calls)
+        counters.computing.observe(batch.seconds)
+        if batch.size > batch.rows:
+            counters.padding.inc(batch.size - batch.rows)
         for seconds in batch.waited:
-            waits.observe(seconds)
+            counters.waits.observe(seconds)
+
+    def _counters_of(self, model: str, version: str, batch: Batch) -> "_OfBatches":
+        labels = (model, version, batch.signature)
+        return _OfBatches(
+            self._rows.labels(*labels),
+            self._calls.labels(*labels),
+            self._padding.labels(*labels),
+            self._waits.labels(*labels),
+            self._computing.labels(*labels),
+        )
 
     def text(self) -> bytes:
         """All of it in the text format of Prometheus.

@@ -135,6 +135,8 @@ class Server:
         Raises:
           OptionError: if it cannot be set up so.
         """
+        # Whoever calls waits for the results at once, so that another thread of XLA gains nothing.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         check_backend()
         self.settings = settings
         self.app = App(settings)
