@@ -983,8 +983,8 @@ def test_compile_prints_what_was_compiled_as_json(here, capsys):
         ([], "exporter: error: the following arguments are required: COMMAND"),
         (
             ["shw"],
-            "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, serve, "
-            "verify, compile, convert, diff, check, scan, sign); did you mean 'show'?",
+            "exporter: error: argument COMMAND: invalid choice: 'shw' (choose from show, run, "
+            "serve, verify, compile, convert, diff, check, scan, sign); did you mean 'show'?",
         ),
         (
             ["show", "a", "--size", "n=1"],

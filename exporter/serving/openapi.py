@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from exporter.artifact.records import VocabularyOptions
+from exporter.artifact.stages import options_of
 from exporter.runtime.page.examples import MAX_WRITTEN, http_body, shapes_of
 from exporter.serving.core import Core
 from exporter.serving.servable import Servable
@@ -130,8 +132,11 @@ def _of_model(name: str, servable: Servable) -> Iterator[tuple[str, Any]]:
 
 
 def _example(servable: Servable, signature: str) -> Any:
-    """A call of zeros, if it is short."""
+    """A call of zeros, if it is short, and no words have to be known for it."""
     manifest = servable.manifest
+    known = [options_of(record) for record in manifest.stages.get(signature, ())]
+    if any(isinstance(one, VocabularyOptions) and one.unknown is None for one in known):
+        return None
     shapes = shapes_of(manifest, signature)
     body = None if shapes is None else http_body(manifest, signature, shapes)
     if not isinstance(body, Mapping):

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route, Router
 from exporter.serving import v1, v2
 from exporter.serving.core import Core
 from exporter.serving.errors import (
+    NotOfferedError,
     RequestError,
     UnauthorizedError,
     UnknownMethodError,
@@ -119,6 +120,10 @@ class Rest:
         found = [route(f"{model}{v}/infer", "infer", "POST", self._infer) for v in _VERSIONS]
         found += [
             route(f"/v1/models/{{model}}{v}:predict", "predict", "POST", self._predict)
+            for v in _VERSIONS
+        ]
+        found += [
+            route(f"/v1/models/{{model}}{v}:{{verb}}", "verb", "POST", self._verb)
             for v in _VERSIONS
         ]
         for path in _VERSIONS:
@@ -235,6 +240,13 @@ class Rest:
         work = self._core.infer(model, version, label, request, exchange.client)
         found = await exchange.attended(work)
         return Reply(v1.encode(found, is_row=parsed.is_row, rows=parsed.rows))
+
+    async def _verb(self, exchange: Exchange) -> Reply:
+        self._asked(exchange)
+        raise NotOfferedError(
+            f":{exchange.parts['verb']} takes messages of TensorFlow, which are not known here; "
+            ":predict is offered."
+        )
 
     async def _status(self, exchange: Exchange) -> Reply:
         model, version, label = self._asked(exchange)
