@@ -22,8 +22,12 @@ INSTALLED = $(VENV)/.installed
 BENCH_ENVIRONMENT = $(BENCH_VENV)/.made-by-$(notdir $(PYTHON))
 BENCH_INSTALLED = $(BENCH_VENV)/.installed
 
+# Clients of servers that others wrote. Their protocol files clash in one process.
+CLIENTS_VENV ?= .venv-clients
+CLIENTS_INSTALLED = $(CLIENTS_VENV)/.installed
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint suite bench docs setup clean
+.PHONY: help demo test lint suite clients bench docs setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +46,9 @@ lint: setup ## Formatting, lint and types only
 suite: setup ## The test suite only; PYTEST_ARGS="-k name" narrows it
 	$(BIN)/pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
 
+clients: setup $(CLIENTS_INSTALLED) ## Triton's and KServe's clients against a server
+	$(BIN)/python tests/clients/run.py $(CLIENTS_VENV)
+
 # One benchmark that fails does not keep the others from their results.
 bench: $(BENCH_INSTALLED) ## The benchmarks, 20 minutes alone on a machine; BENCH_ARGS=--quick to try them
 	failed=; for name in $(BENCHMARKS); do \
@@ -55,8 +62,15 @@ docs: setup ## The documentation, in build/docs
 
 setup: $(INSTALLED) ## Make the environment in $(VENV) and nothing else
 
+$(CLIENTS_INSTALLED): tests/clients/triton.txt tests/clients/kserve.txt
+	for name in triton kserve; do \
+		$(PYTHON) -m venv $(CLIENTS_VENV)/$$name && \
+		$(CLIENTS_VENV)/$$name/bin/pip install -q -r tests/clients/$$name.txt || exit 1; \
+	done
+	touch $@
+
 clean: ## Remove the environments, caches and build folders
-	rm -rf $(VENV) $(BENCH_VENV) .venv-newer build dist ./*.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) .venv-newer build dist ./*.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from exporter.serving import inference
 from exporter.serving.descriptors import Message, parsed
-from exporter.serving.errors import NotOfferedError, RequestError
+from exporter.serving.errors import NotOfferedError, NotReadyError, RequestError
 from exporter.serving.rpc_codec import read_request, write_answer, write_metadata
 
 if TYPE_CHECKING:
@@ -73,7 +73,10 @@ class Service:
     async def _model_ready(self, body: bytes, call: Call) -> bytes:
         request = parsed(inference.ModelReadyRequest, body)
         call.model = request.name
-        is_ready = self._core.is_model_ready(request.name, *version_of(request.version))
+        try:
+            is_ready = self._core.is_model_ready(request.name, *version_of(request.version))
+        except NotReadyError:
+            is_ready = False
         return _written(inference.ModelReadyResponse(ready=is_ready))
 
     async def _model_metadata(self, body: bytes, call: Call) -> bytes:
