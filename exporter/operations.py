@@ -16,6 +16,9 @@ from itertools import pairwise
 FUNCTION = "func.func"
 MAIN = "main"
 
+# The native call with which every program checks its own arguments. It is no code of anybody.
+OWN_CALLS = ("shape_assertion",)
+
 # What leads from one function to another. A composite names the function that computes the same.
 _CALLS = frozenset({"func.call", "stablehlo.composite"})
 

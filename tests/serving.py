@@ -240,10 +240,12 @@ class Process:
         self._clients.append(client)
         return client
 
-    def end(self, number=signal.SIGTERM, timeout=30):
-        """Stop it, and give its exit code."""
+    def close(self):
         for client in self._clients:
             client.close()
+
+    def end(self, number=signal.SIGTERM, timeout=30):
+        """Stop it, and give its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(timeout)
@@ -262,6 +264,7 @@ def served(*words, **options):
         if process.process.poll() is None:
             process.process.kill()
         process.end()
+        process.close()
 
 
 def until(condition, seconds=30):

@@ -14,6 +14,7 @@ from exporter.conversion.converted import Converted, ConvertedSignature
 from exporter.conversion.formats import FORMATS, Format, format_of
 from exporter.conversion.target import check_target, filled
 from exporter.errors import ConversionError, MissingExtraError, OptionError
+from exporter.operations import OWN_CALLS
 
 if TYPE_CHECKING:
     from exporter.conversion.program import (
@@ -223,7 +224,7 @@ def _check_fits(format_: Format, choice: Choice) -> None:
     plain = [(name, "uint32" if dtype.startswith("key<") else dtype) for name, dtype in dtypes]
     problems = format_.problems(choice.platform, plain, changed)
     if problems:
-        native = set(record.custom_calls) - {"shape_assertion"}  # it is for sizes, not for values
+        native = set(record.custom_calls) - set(OWN_CALLS)  # it is for sizes, not for values
         others = [
             one.name
             for one in FORMATS

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from exporter.artifact.records import FunctionRecord, Manifest, StageRecord, replace
+from exporter.operations import OWN_CALLS
 from exporter.runtime.paths import leaf_paths
 from exporter.runtime.substitutes import call_changes, digests, function_changes
 from exporter.runtime.summary import Summary, VariableSummary, summarise
@@ -19,9 +20,6 @@ from exporter.stages.stage import Kind
 from signatures.spec import TensorSpec
 
 T = TypeVar("T")
-
-# The native call with which every program checks its own arguments.
-_OWN_CALLS = ("shape_assertion",)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def compare(old: Manifest, new: Manifest, *, promised: Collection[str] = ()) -> 
 
 def added_calls(old: Manifest, new: Manifest) -> tuple[str, ...]:
     """The native functions that only the second artifact calls."""
-    known = {*_OWN_CALLS, *(call for program in old.programs for call in program.custom_calls)}
+    known = {*OWN_CALLS, *(call for program in old.programs for call in program.custom_calls)}
     found = dict.fromkeys(call for program in new.programs for call in program.custom_calls)
     return tuple(call for call in found if call not in known)
 

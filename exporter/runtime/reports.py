@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict
 
 from exporter.markup import printable
+from exporter.operations import OWN_CALLS
 from exporter.runtime.costs import Amount, Cost
 from exporter.runtime.describe import counted, size_text
 from exporter.runtime.inspection import Inspected
@@ -104,7 +105,11 @@ def _lines(one: ProgramReport) -> Iterator[str]:
     size = whole if packed == whole else f"{packed}, {whole} uncompressed"
     constants = one["constant_bytes"]
     rows.append(("size", f"{size}, {size_text(constants)} of it constants"))
-    calls = (f"{name} ({count:,})" for name, count in one["custom_calls"].items())
+    own = ", which checks sizes and is no native code"
+    calls = (
+        f"{name} ({count:,}{own if name in OWN_CALLS else ''})"
+        for name, count in one["custom_calls"].items()
+    )
     rows.append(("calls", ", ".join(calls) or "no native code by name"))
     rows.append(("operations", _histogram(one["operations"])))
     if one["cost"] is None:

@@ -144,7 +144,7 @@ def _example(servable: Servable, signature: str) -> Any:
     inputs: Any = body["inputs"]
     if any(len(one["data"]) > MAX_WRITTEN for one in inputs):
         return None
-    return {**body, "parameters": {"signature_name": signature}}
+    return body
 
 
 def _get(summary: str, schema: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:

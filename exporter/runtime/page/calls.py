@@ -114,15 +114,15 @@ def _examples(manifest: Manifest, name: str, shapes: Shapes, path: str, model: s
     by_stages = staged_of(manifest, name, shapes) is not None
     made_up = "Made-up values" if by_stages else "Zeros"
     way = "with its stages " if by_stages else ""
+    of = f"{made_up} of the smallest shapes that fit. " if shapes else ""
     return element(
         "div",
         listing("Python", python_call(manifest, name, shapes, path)),
         listing("curl", curl_call(manifest, name, shapes, model)),
         element(
             "p",
-            f"{made_up} of the smallest shapes that fit. The second is a request of the Open "
-            "Inference Protocol, version 2, for a server that serves this signature of the folder "
-            f"{way}as ",
+            f"{of}The second is a request of the Open Inference Protocol, version 2, for a server "
+            f"that serves this signature of the folder {way}as ",
             code(model),
             ".",
             class_="quiet",

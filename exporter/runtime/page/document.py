@@ -151,7 +151,9 @@ def _header(summary: Summary, model: str) -> Markup:
     lead = ", ".join(
         (
             counted(len(summary["signatures"]), "signature"),
-            f"{counted(len(summary['variables']), 'array')} of {size_text(size)}",
+            f"{counted(len(summary['variables']), 'array')} of {size_text(size)}"
+            if summary["variables"]
+            else "no arrays",
             counted(summary["programs"]["count"], "program"),
         )
     )

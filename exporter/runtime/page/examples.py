@@ -16,6 +16,7 @@ from exporter.runtime.datatypes import STANDARD
 from exporter.runtime.page.staged import Shapes, Staged, arrays_of, staged_of
 from signatures.dtypes import DType, KeyType
 from signatures.errors import SpecError
+from signatures.resolver import DEFAULT
 from signatures.signature import Signature
 from signatures.spec import Dim, TensorSpec
 
@@ -166,7 +167,9 @@ def http_body(manifest: Manifest, name: str, shapes: Shapes) -> dict[str, object
     if missing:
         return f"the protocol has no datatype for {', '.join(missing)}"
     most = MAX_WRITTEN + 1
+    is_default = name == DEFAULT or len(manifest.signatures) == 1
     return {
+        **({} if is_default else {"parameters": {"signature_name": name}}),
         "inputs": [
             *(example.tensor(one, most) for one, example in staged.items()),
             *(
@@ -178,7 +181,7 @@ def http_body(manifest: Manifest, name: str, shapes: Shapes) -> dict[str, object
                 }
                 for one, shape in arrays.items()
             ),
-        ]
+        ],
     }
 
 
@@ -204,7 +207,8 @@ def curl_call(manifest: Manifest, name: str, shapes: Shapes, model: str) -> str:
         + f"{_json(one['data'][:1])} * {math.prod(one['shape'])}}}"
         for one in inputs
     ]
-    made = f'false = False; body = {{"inputs": [{", ".join(parts)}]}}'
+    rest = "".join(f", {_json(key)}: {_json(one)}" for key, one in body.items() if key != "inputs")
+    made = f'false = False; body = {{"inputs": [{", ".join(parts)}]{rest}}}'
     program = f"import json; {made}; print(json.dumps(body))"
     return f"python3 -c {shlex.quote(program)} |\n{send} @-"
 
@@ -217,8 +221,11 @@ def _lines(body: Mapping[str, object]) -> str:
     """JSON with a line for each input."""
     inputs = body["inputs"]
     assert isinstance(inputs, list)
+    if not inputs:
+        return _json(body)
     lines = ",\n  ".join(map(_json, inputs))
-    return f'{{"inputs": [\n  {lines}\n]}}' if inputs else _json(body)
+    rest = "".join(f", {_json(key)}: {_json(one)}" for key, one in body.items() if key != "inputs")
+    return f'{{"inputs": [\n  {lines}\n]{rest}}}'
 
 
 def _in_address(text: str) -> str:

@@ -75,7 +75,9 @@ def objects(manifest: Manifest, summary: Summary, values: Values, note: str) -> 
     return section(
         "variables",
         "Object tree",
-        element("p", totals(summary["variables"]), ". ", note, class_="quiet"),
+        element("p", totals(summary["variables"]), ". ", note, class_="quiet")
+        if summary["variables"]
+        else None,
         _search(len(summary["variables"])) if summary["variables"] else None,
         element("p", "The object holds nothing that is saved.") if is_empty else body,
         element("p", f"{writer.hidden:,} more parts left out of this page.", class_="left-out")

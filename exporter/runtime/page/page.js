@@ -54,7 +54,9 @@
         paths.set(row, path);
         const isLeaf = row.classList.contains("row");
         const rest = isLeaf ? row.textContent : row.querySelector("summary").textContent;
-        return { row, holder, isLeaf, text: `${path} ${rest}`.toLowerCase() };
+        // Keys of dicts are found as attributes too.
+        const plain = path.replace(/\['([^']*)'\]/g, ".$1");
+        return { row, holder, isLeaf, text: `${path} ${plain} ${rest}`.toLowerCase() };
       });
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from exporter.artifact.encoding import spec_of
 from exporter.artifact.records import Manifest, ProgramRecord
 from exporter.markup import Child, Markup, element, fragment, joined
-from exporter.operations import Operation
+from exporter.operations import OWN_CALLS, Operation
 from exporter.runtime.describe import counted, size_text
 from exporter.runtime.inspection import Inspected
 from exporter.runtime.page.parts import code, cut, definitions, fold, left_out, section, table
@@ -128,8 +128,8 @@ def _about(program: ProgramRecord, costs: Mapping[str, str]) -> Markup:
         rows.append(("axes", ", ".join(map(str, program.ranks))))
     if program.mesh:
         rows.append(("mesh", ", ".join(f"{axis.name}={axis.size}" for axis in program.mesh)))
-    if program.custom_calls:
-        calls = program.custom_calls
+    calls = [name for name in program.custom_calls if name not in OWN_CALLS]
+    if calls:
         shown = fragment(*(fragment(code(cut(name, _MAX_TEXT)), " ") for name in calls[:100]))
         rows.append(("native calls", shown))
     if program.row_wise:
@@ -156,6 +156,11 @@ def _inside(found: Inside, left: int, name: str) -> Markup:
     others = table(f"Others of {name}", columns, rest)
     return fragment(
         element("h3", counted(total, "operation")),
+        element(
+            "p",
+            "Each as often as it is called. The listing has every function once, with its frame.",
+            class_="quiet",
+        ),
         table(f"Operations of {name}", columns, rows[:_MAX_OPEN]),
         fold(counted(len(rest), "other kind"), others) if rest else None,
         left_out(len(found.counts) - len(kinds), "kinds of operations"),
