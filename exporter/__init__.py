@@ -9,6 +9,7 @@ from importlib import import_module
 _HOMES = {
     "exporter.artifact.layout": ("is_artifact",),
     "exporter.asset": ("Asset",),
+    "exporter.batching": ("Batching",),
     "exporter.checkpoints.checkpoint": ("Checkpoint", "TrackableSaver"),
     "exporter.checkpoints.restoring": ("RestoreStatus",),
     "exporter.comparison": ("Comparison",),

@@ -1,6 +1,7 @@
 from exporter import stages as stages
 from exporter.artifact.layout import is_artifact as is_artifact
 from exporter.asset import Asset as Asset
+from exporter.batching import Batching as Batching
 from exporter.checkpoints.checkpoint import Checkpoint as Checkpoint
 from exporter.checkpoints.checkpoint import TrackableSaver as TrackableSaver
 from exporter.checkpoints.restoring import RestoreStatus as RestoreStatus

@@ -1,7 +1,7 @@
 """From an object to an artifact: the whole upper line of the map, on one page."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,8 +10,10 @@ from pathlib import Path
 from exporter import choices
 from exporter.artifact import assets
 from exporter.artifact.layout import check_target, naming, staged
+from exporter.batching import Batching
 from exporter.drafting import DEFAULT_OPTIONS, Draft, SaveOptions
 from exporter.errors import TrackingError
+from exporter.joined import batching_of_signatures
 from exporter.labels import gather, stored_model
 from exporter.pipelines import Stages, attach
 from exporter.processes import is_first, together, told_by_first
@@ -56,6 +58,7 @@ def save(
     options: SaveOptions = DEFAULT_OPTIONS,
     samples: Samples | None = None,
     stages: Stages | None = None,
+    batching: Mapping[str, Batching] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write `obj` to the folder `path`, with its variables, functions and signatures.
@@ -86,12 +89,15 @@ def save(
         `Vocabulary`, `Image` and `Labels` of `exporter.stages`. Their files are copied, and in the
         loaded model `pipelines` takes texts and pictures and gives labels. `None` keeps those of a
         loaded model.
+      batching: how a server joins calls of a signature, by its name, see `Batching`. It says too
+        that the signature may be joined where that is not seen from its program. `None` keeps
+        that of a loaded model.
       progress: called with a stage (`tracing`, `lowering`, `sampling`, `writing`), how many of its
         steps are done, and how many there are.
 
     Raises:
-      OptionError: if `overwrite`, `options`, `samples`, `stages` or `progress` are not as they
-        should be.
+      OptionError: if `overwrite`, `options`, `samples`, `stages`, `batching` or `progress` are
+        not as they should be.
       StageError: if a stage does not fit its signature, or its file cannot be used.
       ArtifactExistsError: if something is at `path` and may not be replaced.
       TrackingError: if the state of `obj` cannot be followed, or a function uses other state.
@@ -114,6 +120,7 @@ def save(
                 options=options,
                 samples=samples,
                 stages=stages,
+                batching=batching,
                 progress=progress,
                 findings=Findings(),
                 when_traced=early.begin,
@@ -133,6 +140,7 @@ def prepare(
     options: SaveOptions,
     samples: Samples | None = None,
     stages: Stages | None = None,
+    batching: Mapping[str, Batching] | None = None,
     progress: Progress | None = None,
     findings: Findings,
     when_traced: Callable[[Variables], None] | None = None,
@@ -147,6 +155,7 @@ def prepare(
       options: likewise.
       samples: likewise.
       stages: likewise.
+      batching: likewise.
       progress: likewise.
       findings: what stands in the way, raised or gathered. If it is gathered, each step is taken
         whose own conditions are met.
@@ -179,6 +188,7 @@ def prepare(
             options=options,
             samples=samples,
             stages=stages,
+            batching=batching,
             progress=progress,
             findings=findings,
             when_traced=when_traced,
@@ -194,6 +204,7 @@ def _prepared(
     options: SaveOptions,
     samples: Samples | None,
     stages: Stages | None,
+    batching: Mapping[str, Batching] | None,
     progress: Progress | None,
     findings: Findings,
     when_traced: Callable[[Variables], None] | None,
@@ -212,6 +223,7 @@ def _prepared(
         labels = gather(draft, options, stored)
         calls = [] if samples is None else calls_of(samples, draft, resolved)
         attached = attach(stages, draft, resolved, stored)
+        joined = batching_of_signatures(batching, draft, resolved, stored)
     draft.number_variables()
     with findings.of(None):
         variables = variables_of(draft)
@@ -221,7 +233,9 @@ def _prepared(
         draft.lower_all(progress)
     if findings.errors:
         return None
-    contents = Contents(draft, resolved, note, labels, variables, files, stages=attached)
+    contents = Contents(
+        draft, resolved, note, labels, variables, files, stages=attached, batching=joined
+    )
     if samples is None and stored:
         taken = kept(stored, draft, lambda: contents.values_id)
     else:

@@ -54,6 +54,7 @@ class Contents:
       assets: the files to copy, in the order of the graph.
       samples: the samples.
       stages: the stages of signatures.
+      batching: how the calls of signatures are joined.
     """
 
     draft: Draft
@@ -64,6 +65,7 @@ class Contents:
     assets: Sequence[Source]
     samples: Sequence[Sample] = ()
     stages: Mapping[str, Sequence[AttachedStage]] = field(default_factory=dict)
+    batching: Mapping[str, records.BatchingRecord] = field(default_factory=dict)
 
     @property
     def sources(self) -> list[Source]:
@@ -196,6 +198,7 @@ def _write_manifest(
         metadata=labels.metadata,
         samples=[sample.record for sample in contents.samples],
         stages=stages,
+        batching=dict(contents.batching),
     )
     (folder / MANIFEST).write_bytes(encode(manifest))
 

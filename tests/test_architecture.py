@@ -41,6 +41,8 @@ _SAVING = (
     "exporter.labels",
     "exporter.samples",
     "exporter.pipelines",
+    "exporter.joined",
+    "exporter.batching",
     "exporter.resolution",
 )
 
@@ -68,7 +70,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "exporter.jax_dataflow": ("exporter.dataflow", "exporter.jax_static", "exporter.operations"),
     "exporter.processes": _BASE,
     "exporter.staging": (*_BASE, *_SHARED),
-    "exporter.artifact": (*_BASE, "exporter.keys"),  # keys are words on disk too
+    # Keys are words on disk too, and what a manifest says of batching are these options.
+    "exporter.artifact": (*_BASE, "exporter.keys", "exporter.batching"),
     # It is shared by saving, which opens stages to check them, and by the runtime and commands.
     "exporter.stages": (*_BASE, "exporter.artifact"),
     "exporter.runtime": (
@@ -162,6 +165,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "exporter.artifact",
         "exporter.drafting",
         "exporter.stages",  # what is attached is opened once, to see that it fits
+    ),
+    "exporter.joined": (
+        *_BASE,
+        "exporter.artifact",
+        "exporter.batching",
+        "exporter.drafting",
     ),
     "exporter.writing": (
         *_BASE,

@@ -17,7 +17,8 @@ FORMAT = "jax-exporter"
 # The ledger of format versions.
 #   1  the first. Read by every release.
 #   2  derivatives, independent rows, meshes, assets, samples, aliases, tags and metadata; names on
-#      dicts and tuples; more kinds of random keys; compressed programs; stages. Read since 0.2.
+#      dicts and tuples; more kinds of random keys; compressed programs; stages; batching.
+#      Read since 0.2.
 FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 1
 
@@ -325,6 +326,18 @@ class Content(Record, frozen=True):
     variables: Digest
 
 
+class BatchingRecord(Record, frozen=True):
+    """How a server joins the calls of a signature."""
+
+    max_batch_size: Size = 32
+    allowed_batch_sizes: list[Size] = []
+    batch_timeout_micros: Size = 0
+    max_enqueued_batches: Size = 64
+    enable_large_batch_splitting: bool = True
+    buckets: dict[str, list[Size]] = {}
+    pad_values: dict[str, Decimal] = {}
+
+
 class Manifest(Record, frozen=True):
     """An artifact without its programs and arrays. See `FORMAT.md`."""
 
@@ -349,6 +362,7 @@ class Manifest(Record, frozen=True):
     metadata: str = "{}"
     samples: list[SampleRecord] = []
     stages: dict[str, list[StageRecord]] = {}
+    batching: dict[str, BatchingRecord] = {}
 
     @quiet
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from exporter.artifact.batching import check_batching
 from exporter.artifact.derivatives import check_derivatives, check_rows
 from exporter.artifact.encoding import (
     array_of,
@@ -88,6 +89,7 @@ def check(manifest: Manifest) -> None:
     _check_samples(manifest)
     _check_labels(manifest)
     check_stages(manifest)
+    _made("batching", lambda: check_batching(manifest))
     _require(_is_unique(file.path for file in manifest.files), "files lists a path twice.")
 
 

@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from exporter.artifact.records import ConcreteRecord, ProgramRecord, SampleRecord, StageRecord
+from exporter.artifact.records import (
+    BatchingRecord,
+    ConcreteRecord,
+    ProgramRecord,
+    SampleRecord,
+    StageRecord,
+)
 from signatures.arguments import Parameter
 
 
@@ -96,6 +102,21 @@ class StoredStages:
 
 
 @dataclass(frozen=True)
+class StoredBatching:
+    """How the calls of a signature of a loaded model are joined.
+
+    Attributes:
+      name: of the signature.
+      record: as in the manifest.
+      origin: what the signature calls.
+    """
+
+    name: str
+    record: BatchingRecord
+    origin: object
+
+
+@dataclass(frozen=True)
 class StoredModel:
     """What a loaded model has beside its object tree and signatures.
 
@@ -106,6 +127,7 @@ class StoredModel:
       samples: its samples, in the order in which they were taken.
       values_id: the content id of the variables with which they were taken.
       stages: the stages of its signatures.
+      batching: how the calls of its signatures are joined.
     """
 
     function_aliases: Mapping[str, object] = field(default_factory=dict)
@@ -114,6 +136,7 @@ class StoredModel:
     samples: Sequence[StoredSample] = ()
     values_id: str = ""
     stages: Sequence[StoredStages] = ()
+    batching: Sequence[StoredBatching] = ()
 
 
 class Storable(Protocol):

@@ -9,7 +9,7 @@ from exporter.artifact.assets import read_asset
 from exporter.artifact.layout import digest_bytes, inside
 from exporter.artifact.records import Manifest, SampleRecord
 from exporter.artifact.samples import Sample
-from exporter.artifact.stored import StoredModel, StoredSample, StoredStages
+from exporter.artifact.stored import StoredBatching, StoredModel, StoredSample, StoredStages
 from exporter.errors import ArtifactError
 from exporter.runtime.compiling import Outcome
 from exporter.runtime.concrete import LoadedConcrete
@@ -57,6 +57,10 @@ class Origin:
                     name, stages, self.concrete[self.manifest.signatures[name]], self.read_asset
                 )
                 for name, stages in self.manifest.stages.items()
+            ],
+            [
+                StoredBatching(name, record, self.concrete[self.manifest.signatures[name]])
+                for name, record in self.manifest.batching.items()
             ],
         )
 

@@ -177,6 +177,11 @@ class _Selection:
                 for name, stages in whole.stages.items()
                 if whole.signatures[name] in new_concrete
             },
+            batching={
+                name: one
+                for name, one in whole.batching.items()
+                if whole.signatures[name] in new_concrete
+            },
             functions=[
                 records.replace(one, concrete=[new_concrete[n] for n in one.concrete])
                 for one in _chosen(whole.functions, new_functions)

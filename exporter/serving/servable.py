@@ -1,12 +1,13 @@
 """A version that is served: loaded, compiled for the shapes in use, tried, then called."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from exporter.artifact.batching import batching_of
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest
 from exporter.batching import Batching
@@ -197,11 +198,13 @@ def _batching(
     model: LoadedModel, name: str, found: Found, options: Options
 ) -> tuple[Batching, str] | None:
     """How the calls of a signature are joined and along which axis, or `None` if they are not."""
+    saved = model.manifest.batching.get(name)
     said = options.batching_of(found.model, name)
     signature = model.signatures[name].signature
     axis = _row_wise(model.manifest, name)
-    if axis is None and said and options.batching.get((found.model, name)) is not None:
-        axis = batch_axis(signature)  # whoever serves it says so
+    is_vouched = saved is not None or (found.model, name) in options.batching
+    if axis is None and is_vouched:
+        axis = batch_axis(signature)  # its author, or whoever serves it, says so
         if axis is None:
             raise OptionError(
                 f"batching is set for signature {name!r} of {found.model!r}, which has no named "
@@ -209,7 +212,7 @@ def _batching(
             )
     if axis is None:
         return None
-    batching = Batching(**(said or {}))
+    batching = replace(batching_of(saved) if saved else Batching(), **(said or {}))
     return (batching, axis) if batching.max_batch_size > 1 else None
 
 
