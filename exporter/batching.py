@@ -44,10 +44,8 @@ class Batching:
 
     def __post_init__(self) -> None:
         problems = list(_problems(vars(self)))
-        if not problems and tuple(self.allowed_batch_sizes[-1:]) not in {
-            (),
-            (self.max_batch_size,),
-        }:
+        last = () if problems else tuple(self.allowed_batch_sizes[-1:])
+        if last not in {(), (self.max_batch_size,)}:
             problems.append(
                 f"allowed_batch_sizes ends with max_batch_size, {self.max_batch_size}; got "
                 f"{list(self.allowed_batch_sizes)!r}"

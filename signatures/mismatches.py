@@ -48,10 +48,14 @@ def mismatches(signature: Signature, found: Mapping[str, object]) -> tuple[Sizes
             lines[name] = f"{name}: {expected(spec, sizes)}, {misfits[name]}"
         elif name in shapes:
             got = f"got {described(found[name])}"
+            broken = _broken_bounds(spec, sizes, signature.dims)
+            bounds = " and ".join(broken.values())
             line = _wrong_size(name, spec, shapes[name], sizes, got)
-            line = line or _broken_bound(spec, sizes, signature.dims, got)
             if line:
-                lines[name] = f"{name}: {line}"
+                lines[name] = f"{name}: {line}{f'; {bounds}' if bounds else ''}"
+            elif broken:
+                known = ", ".join(f"{one}={sizes.known[one]}" for one in broken)
+                lines[name] = f"{name}: expected {spec} where {bounds}, {got} with {known}"
     return sizes, lines
 
 
@@ -108,16 +112,13 @@ def _wrong_size(
     return f"{expected(spec, sizes, elsewhere)}, {got}{unsolved}"
 
 
-def _broken_bound(spec: TensorSpec, sizes: Sizes, dims: Mapping[str, Dim], got: str) -> str | None:
-    broken = {
+def _broken_bounds(spec: TensorSpec, sizes: Sizes, dims: Mapping[str, Dim]) -> dict[str, str]:
+    """The bounds that are broken, by the names of the dimensions."""
+    return {
         name: problem
         for name in spec.names
         if name in sizes.known and (problem := bound_problem(dims[name], sizes.known[name]))
     }
-    if not broken:
-        return None
-    known = ", ".join(f"{name}={sizes.known[name]}" for name in broken)
-    return f"expected {spec} where {' and '.join(broken.values())}, {got} with {known}"
 
 
 def bound_problem(dim: Dim, size: object) -> str | None:

@@ -61,3 +61,14 @@ def test_only_the_inputs_that_were_given_are_looked_at():
 )
 def test_the_bounds_of_a_size_that_is_not_known_yet_are_left_for_later(size, problem):
     assert bound_problem(Dim("n", max=4), size) == problem
+
+
+def test_a_broken_bound_is_told_beside_a_wrong_size():
+    keys = Dim("keys", max=512)
+    inputs = {
+        "queries": TensorSpec(("batch", "queries", 4)),
+        "keys": TensorSpec(("batch", keys, 4)),
+    }
+    found = {"queries": np.zeros((2, 3, 4), "f"), "keys": np.zeros((5, 513, 4), "f")}
+    _, lines = mismatches(Signature("f", inputs, {}), found)
+    assert lines["keys"].endswith("got float32[5, 513, 4]; keys is at most 512")

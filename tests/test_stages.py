@@ -379,15 +379,19 @@ def test_words_become_their_lines_and_others_the_unknown_one(tmp_path):
     assert stages.arrays({"words": []})["ids"].shape == (0, 0)
     for value, problem in (
         ([["a"], ["a", "a"]], "words: expected words in 2 axes, got lists of different lengths"),
-        ("a", "words: expected words in 2 axes, got 0"),
         ([["a", 3]], "words: expected words, got int"),
     ):
         with pytest.raises(BindError) as caught:
             stages.arrays({"words": value})
         assert problem in str(caught.value)
     closed, _ = at_work(Vocabulary(["a", "b"]), signature)
-    with pytest.raises(BindError, match="words: 'c' is not in the vocabulary"):
+    with pytest.raises(BindError, match=r"words\[0\]\[1\]: 'c' is not in the vocabulary"):
         closed.arrays({"words": ["a", "c"]})
+    assert closed.arrays({"words": "b"})["ids"].tolist() == [[1]]  # a batch of one
+    with pytest.raises(BindError) as caught:
+        closed.arrays({"words": [[f"w{number % 50}" for number in range(1000)]]})
+    assert len(caught.value.problems) == 11
+    assert caught.value.problems[-1] == "words: 40 more words are not"
 
 
 class Model:

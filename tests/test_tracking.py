@@ -1,9 +1,11 @@
 """What of an object is saved, and how it comes back: aliases, containers, what is left out."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -600,3 +602,28 @@ def test_what_holds_nothing_but_a_way_back_is_kept(reload):
     assert loaded.listed[0] is loaded
     assert loaded.keyed["me"] is loaded
     assert not hasattr(loaded, "other")
+
+
+def test_a_function_that_another_decorator_hides_is_refused(tmp_path):
+    class Hidden:
+        @jax.jit
+        @exporter.function(input_signature=[exporter.TensorSpec((3,), "float32")])
+        def double(self, x):
+            return 2 * x
+
+    with pytest.raises(exporter.TrackingError, match=r"Hidden\.double .* the outermost one"):
+        exporter.save(Hidden(), tmp_path / "hidden")
+    report = exporter.check(Hidden())
+    assert not report
+    assert "outermost" in str(report)
+
+
+def test_what_wraps_a_function_that_is_there_too_hides_nothing(tmp_path):
+    class Both:
+        @exporter.function(input_signature=[exporter.TensorSpec((3,), "float32")])
+        def double(self, x):
+            return 2 * x
+
+        quick = functools.wraps(double)(lambda self, x: self.double(x))
+
+    exporter.save(Both(), tmp_path / "both")

@@ -1,5 +1,6 @@
 """Words become their positions in a list."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,23 +73,33 @@ class LookingUp:
         words = _as_array(name, value, rank)
         other = None if self._options.unknown is None else self._ids[self._options.unknown]
         ids = [self._ids.get(word, other) for word in words.flat]
-        problems = [
-            f"{name}: {word!r} is not in the vocabulary"
-            for word, found in zip(words.flat, ids, strict=True)
-            if found is None
-        ]
+        problems = _unknown(name, words, ids)
         if problems:
-            raise BindError("\n".join(problems[:_MAX_PROBLEMS]), problems)
+            raise BindError("\n".join(problems), problems)
         array = np.array(ids, np.int64).astype(cast(np.dtype[Any], self._spec.dtype))
         return {self._options.output: array.reshape(words.shape)}
 
 
+def _unknown(name: str, words: np.ndarray, ids: Sequence[int | None]) -> list[str]:
+    """A line for each word that has no id, at its first place, and how many more there are."""
+    places: dict[str, tuple[int, ...]] = {}
+    for place, word, found in zip(np.ndindex(words.shape), words.flat, ids, strict=True):
+        if found is None:
+            places.setdefault(word, place)
+    lines = [
+        f"{name}{''.join(f'[{index}]' for index in place)}: {word!r} is not in the vocabulary"
+        for word, place in itertools.islice(places.items(), _MAX_PROBLEMS)
+    ]
+    more = len(places) - len(lines)
+    return [*lines, f"{name}: {more:,} more words are not"] if more else lines
+
+
 def _as_array(name: str, value: object, rank: int) -> np.ndarray:
-    """Words in an array of so many axes."""
+    """Words in an array of so many axes. A word alone is a batch of one, in every axis."""
     plain = value.tolist() if isinstance(value, np.ndarray) else value
     leaves: list[str] = []
     shape = _shape(name, plain, leaves)
-    if shape is None or len(shape) not in (rank, rank - 1):
+    if shape is None or len(shape) not in (0, rank, rank - 1):
         found = "lists of different lengths" if shape is None else f"{len(shape)}"
         problem = f"{name}: expected words in {rank} axes, got {found}"
         raise BindError(problem, [problem])
@@ -96,7 +107,7 @@ def _as_array(name: str, value: object, rank: int) -> np.ndarray:
         shape = (*shape, *(0 for _ in range(rank - len(shape))))
     array = np.empty(len(leaves), object)
     array[:] = leaves
-    return array.reshape(shape if len(shape) == rank else (1, *shape))
+    return array.reshape((*(1 for _ in range(rank - len(shape))), *shape))
 
 
 def _shape(name: str, value: object, leaves: list[str]) -> tuple[int, ...] | None:

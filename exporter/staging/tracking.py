@@ -66,6 +66,10 @@ CARRIED = "__exporter_signatures__"
 _CLOSED_PACKAGES = frozenset(sys.stdlib_module_names | {"numpy", "jax", "jaxlib", "ml_dtypes"})
 
 
+# More decorators than this on one function are a circle.
+_MAX_WRAPPERS = 100
+
+
 def track(root: object) -> TrackedGraph:
     """The graph of everything that `root` reaches.
 
@@ -217,12 +221,14 @@ class _Walk:
     def decorated(self, cls: type) -> list[str]:
         """The names of the decorated functions of a class, and of what else it holds for us."""
         if cls not in self.classes:
-            attributes = _class_attributes(cls).items()
-            self.classes[cls] = [
-                name
-                for name, one in attributes
+            attributes = _class_attributes(cls)
+            found = {
+                name: _unwrapped(one)
+                for name, one in attributes.items()
                 if isinstance(one, Variable | Asset) or is_function(_unwrapped(one))
-            ]
+            }
+            _check_outermost(cls, attributes, found.values())
+            self.classes[cls] = list(found)
         return self.classes[cls]
 
     def visit_parts(
@@ -402,6 +408,23 @@ def _class_attributes(cls: type) -> Mapping[str, object]:
     for base in reversed(cls.__mro__):
         found.update(vars(base))
     return found
+
+
+def _check_outermost(cls: type, attributes: Mapping[str, object], found: Iterable[object]) -> None:
+    """Refuse functions that another decorator hides, unless they are there without it too."""
+    known = {id(one) for one in found}
+    for name, attribute in attributes.items():
+        inner = outer = _unwrapped(attribute)
+        for _ in range(_MAX_WRAPPERS):
+            inner = getattr(inner, "__wrapped__", None)
+            if inner is None or is_function(inner):
+                break
+        if inner is not None and is_function(inner) and id(inner) not in known:
+            raise TrackingError(
+                f"{cls.__name__}.{name} is hidden by another decorator, which makes a "
+                f"{type(outer).__name__} of it, so it would not be saved. Write "
+                "@exporter.function above the other decorator, as the outermost one."
+            )
 
 
 def _unwrapped(attribute: object) -> object:
