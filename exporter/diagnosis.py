@@ -1,12 +1,14 @@
 """Every obstacle to saving an object at once, each with its remedy, before anything is written."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from exporter.batching import Batching
 from exporter.display import card, card_of, lines, quiet
 from exporter.drafting import DEFAULT_OPTIONS, SaveOptions
 from exporter.errors import Problem
+from exporter.pipelines import Stages
 from exporter.resolution import Signatures
 from exporter.saving import prepare
 from exporter.staging.findings import Findings
@@ -82,6 +84,8 @@ def check(
     input_signature: InputSignature | None = None,
     platforms: Sequence[str] | None = None,
     options: SaveOptions = DEFAULT_OPTIONS,
+    stages: Stages | None = None,
+    batching: Mapping[str, Batching] | None = None,
 ) -> Report:
     """Everything that stands in the way of saving an object, and what saving would warn of.
 
@@ -96,6 +100,8 @@ def check(
       input_signature: likewise.
       platforms: likewise.
       options: likewise.
+      stages: likewise.
+      batching: likewise.
     """
     findings = Findings(gather=True)
     with LOCK:
@@ -105,6 +111,8 @@ def check(
             input_signature=input_signature,
             platforms=platforms,
             options=options,
+            stages=stages,
+            batching=batching,
             findings=findings,
         )
     problems = tuple(dict.fromkeys(findings.problems))

@@ -51,15 +51,18 @@ def sign(
 
     Raises:
       MissingExtraError: if `model-signing` is not installed.
-      ArtifactError: if there is no sound manifest at `path`.
+      ArtifactError: if the artifact at `path` is damaged, or a folder in it cannot be listed.
       ArtifactExistsError: if the signature is there already.
       OptionError: if the key cannot be used, or the signature would lie in the folder.
     """
     package = _package()
     folder, private = as_path("path", path), as_path("key", key)
-    read_manifest(folder)
+    verify(folder, read_manifest(folder).files)
+    unrecorded_files(folder, ())  # everything can be listed
     file = _beside(folder, signature)
-    if file.is_dir() or (os.path.lexists(file) and not overwrite):
+    if file.is_dir():
+        raise ArtifactExistsError(f"{file} is a folder. Choose another file.", [str(file)])
+    if os.path.lexists(file) and not overwrite:
         raise ArtifactExistsError(
             f"{file} is there already. Pass overwrite=True (--overwrite) to replace it, or choose "
             "another file.",
@@ -122,6 +125,7 @@ def check_signature(
     except _NO_KEY as error:
         raise _unusable(public, "public", error) from error
     verifier.set_hashing_config(_digests(package))
+    unrecorded_files(folder, ())  # everything can be listed
     try:
         verifier.verify(folder, file)
     except Exception as error:  # a damaged bundle fails in many ways
@@ -189,7 +193,13 @@ def _key_file(key: Path) -> Path:
 
 
 def _unusable(key: Path, kind: str, error: Exception) -> OptionError:
+    if isinstance(error, AttributeError):
+        reason = "it is a key of another kind"
+    elif isinstance(error, TypeError) and "assword" in str(error):
+        reason = "it is locked. Give its password, in a shell as $EXPORTER_KEY_PASSWORD"
+    else:
+        reason = " ".join(str(error).split())
     return OptionError(
-        f"{key} cannot be used as a {kind} key: {' '.join(str(error).split())}. Expected a PEM "
+        f"{key} cannot be used as a {kind} key: {reason.rstrip('.')}. Expected a PEM "
         f"file with the {kind} key of an elliptic curve (P-256, P-384 or P-521)."
     )

@@ -51,7 +51,7 @@ _SAVING = (
 ARROWS: dict[str, tuple[str, ...]] = {
     "signatures": (),
     "exporter": (),  # its names are found on first use; its stub lists them for type checkers
-    "exporter.__main__": ("exporter.cli",),
+    "exporter.__main__": ("exporter.cli", "exporter.markup"),
     "exporter.errors": ("signatures",),
     "exporter.notices": (),
     "exporter.markup": (),
@@ -200,6 +200,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # It takes the steps of saving up to the first that writes, so that both say the same.
     "exporter.diagnosis": (
         *_BASE,
+        "exporter.batching",
+        "exporter.pipelines",
         "exporter.staging",
         "exporter.drafting",
         "exporter.resolution",

@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -1210,3 +1212,55 @@ assert not {"jax", "jaxlib", "orbax"} & set(sys.modules)
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "digits", "--inputs", "image=image.npy", "--out", "digits/out.npz"),
+        ("show", "digits", "--html", "digits/page.html"),
+        ("compile", "digits", "--size", "batch=1", "n=1", "--cache", "digits/cache"),
+    ],
+)
+def test_nothing_is_written_into_an_artifact(here, capsys, words):
+    before = sorted(path for path in Path("digits").rglob("*"))
+    assert "is an artifact, and nothing else belongs inside it" in fail(capsys, *words)
+    assert sorted(path for path in Path("digits").rglob("*")) == before
+
+
+def test_what_a_user_s_code_raises_is_told_whatever_it_is(tmp_path, monkeypatch, capsys):
+    (tmp_path / "odd_errors.py").write_text(
+        "class Odd(BaseException): pass\n\ndef build():\n    raise Odd('no model today')\n"
+    )
+    (tmp_path / "artifacts_only").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "Odd at odd_errors.py:4: no model today" in fail(capsys, "check", "odd_errors:build")
+    assert "is a folder without Python code" in fail(capsys, "check", "artifacts_only:Net")
+
+
+def test_an_interrupt_waits_where_it_would_be_lost():
+    from exporter.__main__ import _interrupted
+
+    def _xla_gc_callback():
+        _interrupted(2, sys._getframe())
+
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(2, sys._getframe())
+    before = signal.signal(signal.SIGALRM, _interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _xla_gc_callback()
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6])
+def test_the_first_interrupt_ends_a_command_wherever_it_is(here, seconds):
+    command = [sys.executable, "-m", "exporter", "show", "digits", "--programs"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in {0, 130}
+    assert "Traceback" not in errors

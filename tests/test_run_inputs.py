@@ -90,6 +90,7 @@ def piped(monkeypatch, data: bytes) -> None:
         ("\ufeffa, b\r\n1,2.5\r\n\r\n3,1e1\r\n", "t.csv", "float32[n, 2]", [[1, 2.5], [3, 10]]),
         ("a,b\n1,2.5\n3,nan\n", "t.csv[a]", "int32[n]", [1, 3]),
         ('"x,y",name\n1,Ann\n2,Bob\n', "t.csv[x,y]", "uint8[n]", [1, 2]),
+        ("id,2020\n7,1\n8,2\n", "t.csv[2020]", "uint8[n]", [1, 2]),
         ("1\n2\n3", "t.csv", "float32[n]", [1, 2, 3]),
         ("true\nFalse", "t.csv", "bool[n]", [True, False]),
         ("[[1, 2], [3, 4]]", "t.json", "float32[n, 2]", [[1, 2], [3, 4]]),
@@ -285,6 +286,7 @@ def test_without_pillow_a_picture_says_how_to_install_it(here, capsys, monkeypat
     [
         ("t.csv", ",".join("1" * 1_000_000), "t.csv", "t.csv has 1,000,000 columns, and at most"),
         ("t.csv", "1,2\n3\n", "t.csv", "t.csv is no table: row 2 has 1 values and row 1 has 2"),
+        ("t.csv", "1,\n3,4\n", "t.csv", "t.csv has '' in row 1, column 2, which is no number"),
         ("t.csv", "1,2\n3,\n", "t.csv", "t.csv has '' in row 2, column 2, which is no number"),
         ("t.csv", "1,2\n", "t.csv[a]", "t.csv has no header, so no column 'a'; write the names"),
         ("t.csv", "a,b\n1,2\n", "t.csv[c]", "t.csv has no column 'c', its columns are: 'a', 'b'"),

@@ -1,6 +1,7 @@
 """Signed artifacts: what fits the signature, what does not, and who else can read it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -154,3 +155,36 @@ def test_the_command_signs_with_a_locked_key_and_never_overwrites(
     assert main([*words, "--signature", str(signed / "mine.sig")]) == Exit.UNUSABLE
     assert "Choose one outside" in capsys.readouterr().err
     assert not (signed / "mine.sig").exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(signed, keys, monkeypatch, capsys):
+    listed = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("variables"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    expected = "variables cannot be listed: Permission denied"
+    with pytest.raises(ArtifactError, match=expected):
+        exporter.sign(signed, keys / "mine", overwrite=True)
+    with pytest.raises(ArtifactError, match=expected):
+        exporter.verify(signed, key=keys / "mine.pub")
+    assert main(["scan", str(signed)]) == Exit.UNUSABLE
+    assert expected in capsys.readouterr().err
+
+
+def test_a_damaged_artifact_is_not_signed(signed, keys):
+    next((signed / "programs").iterdir()).write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="programs"):
+        exporter.sign(signed, keys / "mine", overwrite=True)
+
+
+def test_keys_that_cannot_be_used_say_why(signed, keys):
+    with pytest.raises(OptionError, match="it is a key of another kind"):
+        exporter.sign(signed, keys / "rsa", overwrite=True)
+    with pytest.raises(OptionError, match=r"\$EXPORTER_KEY_PASSWORD"):
+        exporter.sign(signed, keys / "mine.locked", overwrite=True)
+    with pytest.raises(exporter.ArtifactExistsError, match="is a folder"):
+        exporter.sign(signed, keys / "mine", signed.parent, overwrite=True)

@@ -446,7 +446,7 @@ def damaged(tmp_path):
         (lambda p: Labels(["a", "b", "c"], "scores", top_k=4), "top_k is 4"),
         (
             lambda p: Labels(["a", "b", "c"], "scores", top_k=0),
-            "Labels: top_k: expected `int` >= 1",
+            "Labels: top_k is a whole number of at least 1",
         ),
         (lambda p: Labels("a,b,c", "scores"), "labels: a,b,c is not there; labels themselves are"),
         (lambda p: Labels("a" * 5000, "scores"), "labels themselves are given as a list"),
@@ -861,3 +861,36 @@ def test_each_part_of_a_measured_call_is_passed_on():
         1,
     )
     assert given == [[1, 2]] * 3
+
+
+def test_check_tells_of_stages_that_do_not_fit():
+    around = {"serving_default": [Labels(["x"], "scores")]}
+    report = exporter.check(Model(), stages=around)
+    assert not report
+    assert "labels" in str(report)
+    assert exporter.check(Model(), stages={"serving_default": [Vocabulary(["a"])]})
+
+
+def test_a_pipeline_takes_its_only_input_by_position(tmp_path):
+    words = Vocabulary(["a", "b", "c"])
+    exporter.save(Model(), tmp_path / "model", stages={"serving_default": [words]})
+    pipeline = exporter.load(tmp_path / "model").pipelines["serving_default"]
+    found = pipeline([["a", "b", "c", "a"]])
+    assert set(found) == set(pipeline.outputs)
+    with pytest.raises(BindError, match="by keyword, got 2 positional"):
+        pipeline(["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (Image(resample="best"), "resample is one of nearest, bilinear, bicubic, lanczos"),
+        (Labels(["a"], top_k=0), "top_k is a whole number of at least 1; got 0"),
+    ],
+)
+def test_options_of_stages_that_cannot_be_are_told_with_those_that_can(stage, words):
+    spec = TensorSpec(("batch", 4, 4), "float32")
+    signature = Signature("f", {"x": spec}, {"y": TensorSpec(("batch", 1), "float32")})
+    with pytest.raises(StageError) as caught:
+        stage.prepared(signature)
+    assert words in str(caught.value)

@@ -627,3 +627,11 @@ def test_what_wraps_a_function_that_is_there_too_hides_nothing(tmp_path):
         quick = functools.wraps(double)(lambda self, x: self.double(x))
 
     exporter.save(Both(), tmp_path / "both")
+
+
+def test_a_class_in_place_of_an_object_is_told(tmp_path):
+    class Thing:
+        pass
+
+    with pytest.raises(TrackingError, match=r"Thing is a class.* as in Thing\(\.\.\.\)"):
+        exporter.save(Thing, tmp_path / "thing")

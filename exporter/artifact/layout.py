@@ -63,6 +63,22 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
     return (as_path("path", path) / MANIFEST).is_file()
 
 
+def check_outside(path: Path) -> None:
+    """Refuse a file or folder that would lie in an artifact, where nothing else belongs.
+
+    Raises:
+      OptionError: naming the artifact.
+    """
+    target = Path(os.path.realpath(path))
+    above = (target, *target.parents)
+    outer = next((one for one in above if os.path.isfile(one / MANIFEST)), None)  # noqa: PTH113  # no name is too long for it
+    if outer is not None:
+        raise OptionError(
+            f"cannot write '{target}': '{outer}' is an artifact, and nothing else belongs inside "
+            "it. Write beside it."
+        )
+
+
 def as_path(name: str, path: object) -> Path:
     """The path that somebody gave as the argument of that name.
 
@@ -281,6 +297,22 @@ def _files_below(folder: Path) -> list[Path]:
     return entries
 
 
+def walked(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What `os.walk` gives, without going through links, or an error for what cannot be listed.
+
+    Raises:
+      ArtifactError: naming a folder that cannot be read: what is in it would go unseen.
+    """
+
+    def refuse(error: OSError) -> None:
+        reason = error.strerror or error
+        raise ArtifactError(
+            f"{error.filename} cannot be listed: {reason}. Nobody can tell what is in it."
+        ) from error
+
+    return os.walk(folder, onerror=refuse)
+
+
 def unrecorded_files(folder: Path, records: Iterable[FileRecord]) -> tuple[str, ...]:
     """What lies below `folder` beside the manifest and what `records` name, sorted by path.
 
@@ -289,7 +321,7 @@ def unrecorded_files(folder: Path, records: Iterable[FileRecord]) -> tuple[str, 
     known = {MANIFEST, *(record.path for record in records)}
     parents = {path[:end] for path in known for end, mark in enumerate(path) if mark == "/"}
     found = []
-    for below, folders, files in os.walk(folder):
+    for below, folders, files in walked(folder):
         links = (name for name in folders if Path(below, name).is_symlink())
         paths = [Path(below, name).relative_to(folder).as_posix() for name in (*files, *links)]
         found += [path for path in paths if path not in known and path not in parents]

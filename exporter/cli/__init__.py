@@ -23,6 +23,7 @@ from exporter.cli.sign import SIGN
 from exporter.cli.terminal import bad
 from exporter.cli.verify import VERIFY
 from exporter.cli.words import parser_of
+from exporter.errors import OptionError
 from exporter.markup import printable
 from signatures.errors import ExporterError
 
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     parser: argparse.ArgumentParser = parser_of(COMMANDS, _EXAMPLES)
     try:
+        if sys.stdout is None:
+            raise OptionError("standard output is closed, so the result would be lost.")
         try:
             arguments = parser.parse_args(argv)
             parser = arguments.parser

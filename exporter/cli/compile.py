@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from exporter.artifact.layout import check_outside
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.command import Command, given_path
 from exporter.cli.terminal import progress
@@ -23,7 +24,7 @@ _OUTCOMES = {"found": "found", "kept": "compiled", "not kept": "compiled, not ke
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--size",
         metavar="AXIS=SIZE[,SIZE...]",
@@ -67,6 +68,8 @@ def _execute(arguments: argparse.Namespace) -> None:
     from exporter.runtime.executables import cache_of
 
     check_backend()
+    if arguments.cache:
+        check_outside(arguments.cache)
     cache = cache_of(arguments.cache or True)
     problem = "this user has no home to keep them in" if cache is None else cache.problem()
     if cache is None or problem:

@@ -3,11 +3,10 @@
 import argparse
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.command import Command
+from exporter.cli.command import Command, given_path
 from exporter.cli.sizes import add_sizes, sizes_of
 from exporter.conversion.converted import Converted, ConvertedSignature
 from exporter.conversion.converting import convert
@@ -16,7 +15,7 @@ from exporter.markup import printable
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--to",
         metavar="FORMAT",
@@ -24,7 +23,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help=f"one of {', '.join(one.name for one in FORMATS)}",
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write")
+    parser.add_argument(
+        "--out", metavar="FILE", type=given_path, required=True, help="the file to write"
+    )
     parser.add_argument(
         "--signature",
         metavar="NAME",

@@ -6,19 +6,18 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest
-from exporter.cli.command import Command, Exit
+from exporter.cli.command import Command, Exit, given_path
 from exporter.markup import printable
 from exporter.runtime.comparison import Comparison, added_calls, alike, compare
 from exporter.runtime.values import ValueDifference, value_differences
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="A", type=Path, help="the artifact that has callers")
-    parser.add_argument("new", metavar="B", type=Path, help="the one that is to replace it")
+    parser.add_argument("old", metavar="A", type=given_path, help="the artifact that has callers")
+    parser.add_argument("new", metavar="B", type=given_path, help="the one that is to replace it")
     parser.add_argument(
         "--no-values", action="store_true", help="do not read variables to compare their values"
     )

@@ -35,6 +35,11 @@ def find(name: str) -> Any:
             "models:Net."
         )
     found: Any = _imported(module_name)
+    if getattr(found, "__file__", None) is None and hasattr(found, "__path__"):
+        raise OptionError(
+            f"{module_name!r} is a folder without Python code here, {next(iter(found.__path__))}. "
+            f"Name a file of Python, NAME.py, as NAME:{path}."
+        )
     place = f"module {module_name!r}"
     for attribute in path.split("."):
         found = _attribute(found, attribute, place)
@@ -62,6 +67,8 @@ def _imported(name: str) -> ModuleType:
     folder = str(Path.cwd())
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
+    if name.startswith("."):
+        raise OptionError(f"expected the name of a module, got {name!r}. Write models:Net.")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -77,7 +84,9 @@ def _imported(name: str) -> ModuleType:
         raise OptionError(
             f"there is no module {missing!r}. {_nearby(last, _modules(parent), parent)}"
         ) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise OptionError(f"module {name!r} cannot be imported: {_raised(error)}.") from error
 
 
@@ -106,7 +115,9 @@ def _made(factory: Any, name: str) -> Any:
         pass
     try:
         return factory()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise OptionError(f"{name} makes no model: {_raised(error)}.") from error
 
 

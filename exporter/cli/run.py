@@ -12,11 +12,12 @@ from typing import Any, cast
 import numpy as np
 
 from exporter.artifact import encoding, records
+from exporter.artifact.layout import check_outside
 from exporter.artifact.manifest import read as read_manifest
 from exporter.cli.arrays.outputs import as_json, planned_files, storable, write_files
 from exporter.cli.arrays.words import read_values
 from exporter.cli.benchmark import Call, measured, print_benchmark
-from exporter.cli.command import Command
+from exporter.cli.command import Command, given_path
 from exporter.cli.pipelines import staged_values, stages_for
 from exporter.cli.sizes import add_sizes, sizes_of
 from exporter.made import random_values, sampled
@@ -35,7 +36,7 @@ _WARMUP = 3
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--signature",
         metavar="NAME",
@@ -87,7 +88,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="PATH",
-        type=Path,
+        type=given_path,
         help="write the outputs, print no values: to PATH.npz or PATH.json, or each to "
         "PATH/NAME.npy",
     )
@@ -113,6 +114,8 @@ def _execute(arguments: argparse.Namespace) -> None:
     values = bind(signature.plain, (), given).values
     out: Path | None = arguments.out
     specs = stages.outputs if stages else signature.outputs
+    if out:
+        check_outside(out)
     files = planned_files(out, specs, overwrite=arguments.overwrite) if out else {}
     if origin:
         print(printable(f"inputs: {origin}"), file=sys.stderr)

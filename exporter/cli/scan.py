@@ -4,10 +4,9 @@ import argparse
 import dataclasses
 import json
 from contextlib import closing
-from pathlib import Path
 
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.command import Command, Exit
+from exporter.cli.command import Command, Exit, given_path
 from exporter.errors import OptionError
 from exporter.markup import printable
 from exporter.runtime.describe import counted
@@ -16,7 +15,7 @@ from exporter.runtime.suspicions import LARGE_BYTES, describe_suspicions, suspic
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--allow",
         metavar="NAME",

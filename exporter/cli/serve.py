@@ -1,7 +1,6 @@
 """`exporter serve`: models in a folder, called over the network."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from exporter.cli.command import Command, given_path
@@ -47,7 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="DIR",
-        type=Path,
+        type=given_path,
         nargs="?",
         help="an artifact, a folder of versions, or a folder of models",
     )

@@ -7,11 +7,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
+from exporter.artifact.layout import check_outside
 from exporter.artifact.manifest import read as read_manifest
 from exporter.artifact.records import Manifest
-from exporter.cli.command import Command
+from exporter.cli.command import Command, given_path
 from exporter.cli.pages import write_page
 from exporter.cli.sizes import add_sizes, sizes_of
 from exporter.cli.terminal import titled
@@ -24,7 +24,7 @@ from signatures.resolver import resolve_call
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--signature", metavar="NAME", help="show this signature only, with what it calls"
     )
@@ -52,7 +52,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         help="write a page to look at in a browser, and print nothing else",
     )
     parser.add_argument(
@@ -74,6 +74,7 @@ def _execute(arguments: argparse.Namespace) -> None:
     _check(arguments)
     manifest = read_manifest(arguments.folder)
     if arguments.html is not None:
+        check_outside(arguments.html)
         _page(arguments, manifest)
         return
     name: str | None = arguments.signature

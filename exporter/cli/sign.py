@@ -2,9 +2,8 @@
 
 import argparse
 import os
-from pathlib import Path
 
-from exporter.cli.command import Command
+from exporter.cli.command import Command, given_path
 from exporter.markup import printable
 from exporter.signing import sign
 
@@ -13,18 +12,18 @@ _PASSWORD = "EXPORTER_KEY_PASSWORD"  # noqa: S105  # the name of a variable
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--key",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         required=True,
         help="a private key of an elliptic curve (PEM)",
     )
     parser.add_argument(
         "--signature",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         help="the file to write (default: DIR.sig, beside the folder)",
     )
     parser.add_argument(

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from exporter.artifact.manifest import read as read_manifest
-from exporter.cli.command import Command, Exit
+from exporter.cli.command import Command, Exit, given_path
 from exporter.cli.terminal import bad, bar, dim, good, heading
 from exporter.errors import ArtifactError, ArtifactNotFoundError, FormatVersionError
 
@@ -13,7 +13,7 @@ _STYLES = {"ok": good, "failed": bad, "none": dim}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument("folder", metavar="DIR", type=given_path, help="an artifact")
     parser.add_argument(
         "--rtol",
         metavar="NUMBER",
@@ -24,12 +24,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--atol", metavar="NUMBER", type=float, help="how far they may differ beside that"
     )
     parser.add_argument(
-        "--key", metavar="FILE", type=Path, help="the public key (PEM) of whoever signed it"
+        "--key", metavar="FILE", type=given_path, help="the public key (PEM) of whoever signed it"
     )
     parser.add_argument(
         "--signature",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         help="the signature, with --key (default: DIR.sig, beside the folder)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

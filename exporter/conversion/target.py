@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exporter.artifact import scratch
-from exporter.artifact.layout import is_artifact
+from exporter.artifact.layout import check_outside
 from exporter.conversion.formats import Format
 from exporter.errors import ArtifactExistsError, OptionError
 
@@ -24,12 +24,7 @@ def check_target(out: str | os.PathLike[str], format_: Format, *, overwrite: boo
         raise OptionError(
             f"files of {format_.name} end in {wanted}, got {str(out)!r}. Choose another name."
         )
-    outer = next((folder for folder in target.parents if is_artifact(folder)), None)
-    if outer is not None:
-        raise OptionError(
-            f"cannot write '{target}': '{outer}' is an artifact, and nothing else belongs inside "
-            "it. Write beside it."
-        )
+    check_outside(target.parent)
     _check_replaceable(target, format_, overwrite=overwrite)
     return target
 

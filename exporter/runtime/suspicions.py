@@ -3,7 +3,6 @@
 Programs are read in another process and not compiled, no variable is read, and nothing is run.
 """
 
-import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from exporter.artifact.layout import MANIFEST, PROGRAMS, FileRecord, inside
+from exporter.artifact.layout import MANIFEST, PROGRAMS, FileRecord, inside, walked
 from exporter.artifact.layout import verify as verify_files
 from exporter.artifact.programs import read_program
 from exporter.artifact.records import (
@@ -288,7 +287,7 @@ def _payload(path: Path, name: str) -> Iterator[Suspicion]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Everything below a folder, without going through links."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in walked(folder):
         folders.sort()
         yield from (Path(parent, name) for name in sorted([*folders, *files]))
 

@@ -23,6 +23,8 @@ from signatures.signature import Signature
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _TOLD = "PNG, JPEG or WebP"
 
+_WAYS = ("nearest", "bilinear", "bicubic", "lanczos")
+
 
 @dataclass(frozen=True)
 class Image:
@@ -73,6 +75,8 @@ class Image:
                 "grey, or have an axis of 1 (L) or 3 (RGB) channels after these or before"
             )
         start = 2 if layout == "CHW" else 1
+        if self.resample not in _WAYS:
+            raise StageError(f"resample is one of {', '.join(_WAYS)}; got {self.resample!r}")
         size = self.size or tuple((spec.shape or ())[start : start + 2])
         if len(size) != 2 or not all(isinstance(side, int) for side in size):
             raise StageError(f"size= is (height, width), since {output!r} is {spec}")

@@ -41,6 +41,8 @@ class Labels:
     def prepared(self, signature: Signature) -> Prepared:
         """See `Stage`."""
         output = chosen(self.output, signature.outputs, "output")
+        if self.top_k < 1:
+            raise StageError(f"top_k is a whole number of at least 1; got {self.top_k!r}")
         file = as_lines(self.labels, "labels.txt", "labels")
         options = LabelsOptions(output, self.name, self.top_k, self.with_scores)
         return Prepared(options, (file,))

@@ -210,14 +210,32 @@ class Pipeline:
         self.stages = stages
         self._call = call
 
-    def __call__(self, /, **values: object) -> dict[str, Any]:
-        """The named outputs for named values. A single value is a batch of one.
+    def __call__(self, /, *args: object, **values: object) -> dict[str, Any]:
+        """The named outputs for named values; a single input may be given by position.
+
+        A single value is a batch of one. Stages work on the host, so this cannot be traced.
 
         Raises:
           BindError: naming every value that is missing, unknown or cannot be used.
           MissingExtraError: if a library is not installed, saying how to install it.
         """
-        return self.stages.results(self._call(**self.stages.arrays(values)))
+        if args:
+            names = list(self.inputs)
+            if len(args) > 1 or len(names) > 1 or values:
+                raise BindError(
+                    f"the pipeline {self.name!r} takes its inputs by keyword, got {len(args)} "
+                    f"positional. The inputs are {', '.join(names)}."
+                )
+            values = {names[0]: args[0]}
+        try:
+            return self.stages.results(self._call(**self.stages.arrays(values)))
+        except TypeError as error:
+            if type(error).__name__ != "TracerArrayConversionError":  # JAX is not imported here
+                raise
+            raise StageError(
+                f"the stages of {self.name!r} work on the host, and cannot be traced. Inside of "
+                f"jax.jit and its like call the signature, model.signatures[{self.name!r}]."
+            ) from error
 
     def __str__(self) -> str:
         """It as signatures are written."""

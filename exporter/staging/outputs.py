@@ -14,6 +14,7 @@ from signatures.dtypes import as_dtype
 from signatures.spec import TensorSpec
 from signatures.tree import (
     Keyed,
+    Leaf,
     Scalar,
     Sequential,
     Static,
@@ -83,12 +84,12 @@ def output_names(result: Structure, given: Sequence[str] = ()) -> tuple[list[str
     """A name for each output, and why the outputs are not those of a signature, or `None`.
 
     A signature returns one array, or a flat list, tuple, namedtuple or dict of them. The names
-    that are `given` are those of the items of a list or tuple.
+    that are `given` are those of the items of a list or tuple, or of the only array.
     """
     problem = _result_problem(result)
     plain = isinstance(result, Sequential) and not result.fields
     pairs = list(leaf_paths(result))
-    if plain and problem is None and len(given) == len(pairs):
+    if (plain or isinstance(result, Leaf)) and problem is None and len(given) == len(pairs):
         return list(given), None
     named = isinstance(result, Keyed) or (isinstance(result, Sequential) and bool(result.fields))
     names = [path if named else f"output_{path or 0}" for path, _ in pairs]

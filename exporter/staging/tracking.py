@@ -106,6 +106,11 @@ class _Walk:
         self.classes: dict[type, list[str]] = {}
 
     def graph(self, root: object) -> TrackedGraph:
+        if isinstance(root, type):
+            raise TrackingError(
+                f"{root.__name__} is a class, and what it makes is saved: give an object, as in "
+                f"{root.__name__}(...)."
+            )
         closed = isinstance(root, list | dict | tuple) or is_function(root) or self.box(root)
         if closed or not self.is_holder(root):
             raise TrackingError(

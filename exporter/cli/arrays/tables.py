@@ -24,7 +24,8 @@ _MAX_SHOWN_CELL = 40
 def read_table(source: Source) -> list[list[complex]] | list[complex]:
     """The rows of a table, or the column whose name stands in brackets.
 
-    A first row in which something is no number is the header. Whole numbers stay whole, so the
+    A first row in which nothing is a number is the header; where a column is named, one in which
+    something is none. Whole numbers stay whole, so the
     type of the input decides what becomes of them.
 
     Raises:
@@ -34,7 +35,9 @@ def read_table(source: Source) -> list[list[complex]] | list[complex]:
     first = next(rows, None)
     if first is None:
         raise BindError(f"{source.name} is an empty table; give it a row of numbers")
-    header = first if any(_number(cell) is None for cell in first) else None
+    words = sum(_number(cell) is None for cell in first)
+    is_named = source.suffix is not None and words > 0
+    header = first if is_named or words == len(first) else None
     column = _column(source, header)
     wanted = slice(None) if column is None else slice(column, column + 1)
     table = [] if header is not None else [_numbers(source, 1, first, wanted)]

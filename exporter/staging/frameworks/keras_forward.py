@@ -87,13 +87,30 @@ def _with_batch(shape: Sequence[int | None]) -> tuple[int | str | None, ...]:
 
 def _dtype(name: str) -> Any:
     """The dtype in which the model gets its input: without x64, JAX makes 32 bits of 64."""
+    if name == "string":
+        raise TrackingError(
+            "an input of the model is text, which no program takes. Save the part after its text "
+            "layers, and give texts to a stage: save(..., stages={...}), see exporter.stages."
+        )
     return jax.dtypes.canonicalize_dtype(name)
 
 
 def _output_names(model: Any) -> tuple[str, ...]:
-    """The names of a model's outputs, unless one layer gave several."""
+    """The names of a model's outputs, unless one layer gave several.
+
+    The only one has a name if its author chose it: Keras's own count the layers of a process.
+    """
     names = tuple(getattr(model, "output_names", ()))
-    return names if len(set(names)) == len(names) > 1 else ()
+    if len(names) == 1:
+        layer = getattr(getattr(model, "output", None), "_keras_history", (None,))[0]
+        return () if layer is None or _is_made_up(layer) else names
+    return names if len(set(names)) == len(names) else ()
+
+
+def _is_made_up(layer: Any) -> bool:
+    """Whether Keras has named a layer after its class."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__)
+    return re.fullmatch(rf"{words.lower()}(_\d+)?", layer.name) is not None
 
 
 def _takes_training(model: Any) -> bool:
