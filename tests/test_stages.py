@@ -894,3 +894,38 @@ def test_options_of_stages_that_cannot_be_are_told_with_those_that_can(stage, wo
     with pytest.raises(StageError) as caught:
         stage.prepared(signature)
     assert words in str(caught.value)
+
+
+def test_run_says_what_it_makes_of_a_word_that_could_be_something_else(
+    artifact, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("cat")
+    assert main(["run", str(artifact), "--inputs", "text=a.txt"]) == 0
+    assert "'a.txt' is taken as a text" in capsys.readouterr().err
+    assert main(["run", str(artifact), "--inputs", 'text=["cat"']) == 0
+    assert "is not JSON" in capsys.readouterr().err
+
+
+def test_run_reads_pictures_by_their_content_and_says_when_the_stage_is_left_out(
+    tmp_path, monkeypatch, capsys
+):
+    class Mean:
+        @exporter.function(input_signature=[TensorSpec(("n", 2, 2), "float32", name="image")])
+        def mean(self, image):
+            return {"mean": image.mean(axis=(1, 2))}
+
+    monkeypatch.chdir(tmp_path)
+    exporter.save(Mean(), "mean", stages={"serving_default": [Image(scale=1 / 255)]})
+    pillow.new("L", (2, 2), 255).save("white.png")
+    shutil.copy("white.png", "white")
+    for name in ("white.png", "white"):
+        assert main(["run", "mean", "--inputs", f"image={name}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"mean": [1.0]}
+    assert main(["run", "mean", "--inputs", "image=white.png[mode=L]", "--json"]) == 0
+    done = capsys.readouterr()
+    assert json.loads(done.out) == {"mean": [255.0]}
+    assert "without the stage for pictures" in done.err
+    Path("a.gif").write_bytes(b"GIF89a")
+    assert main(["run", "mean", "--inputs", "image=a.gif"]) == 1
+    assert "PNG, JPEG or WebP" in capsys.readouterr().err

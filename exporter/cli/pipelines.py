@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from exporter.artifact.stages import known_options
 from exporter.cli.arrays.sources import MAX_TEXT_BYTES, Pipe, sources
 from exporter.cli.arrays.words import read_values
 from exporter.errors import FormatVersionError
+from exporter.markup import printable
 from exporter.stages.pipeline import HostStages, host_stages
 from signatures.errors import BindError
 from signatures.spec import TensorSpec
@@ -100,7 +102,23 @@ def _texts(text: str) -> object:
             f"{text!r} is not JSON: a shell takes quotes away, unless all is in quotes of another "
             f"kind, as in '[\"hello\"]'. If it is the text itself, write '{json.dumps(text)}'"
         )
+    if value is None and text.startswith("["):
+        _note(f"{text!r} is taken as a text, and is not JSON.")
+    elif _is_file(text):
+        _note(f"{text!r} is taken as a text. For what is in the file of that name: -, and < {text}")
     return text
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or none at all
+        return False
+
+
+def _note(text: str) -> None:
+    """A word on what was made of an input, where results do not stand."""
+    print(printable(f"exporter run: note: {text}"), file=sys.stderr)
 
 
 def _piped_text(pipe: Pipe) -> str:
@@ -128,7 +146,11 @@ def _pictures(text: str, pipe: Pipe) -> object:
         return None if _is_array(value) else named
     found = None if text.startswith("-") else sources(text, Pipe())
     parts = found.parts if found else ()
+    if not parts and _is_file(text):
+        return [Path(text)]  # whatever it is called: its content tells what it is
     is_fitting = all(one.kind == "image" and one.suffix is None for one in parts)
+    if parts and not is_fitting and all(one.kind == "image" for one in parts):
+        _note(f"{text!r} is read as an array, without the stage for pictures and its scale.")
     return [Path(one.name) for one in parts] if parts and is_fitting else None
 
 
