@@ -169,3 +169,19 @@ def test_whatever_is_not_markup_is_escaped(made, expected):
 def test_a_long_line_is_cut():
     assert cut("x" * 50, 10) == "xxxxxxx..."
     assert cut("\x1b[31m", 30) == "\\u001b[31m"
+
+
+def test_pipelines_show_what_they_take_and_give(tmp_path):
+    class Half:
+        @exporter.function(input_signature=[exporter.TensorSpec(("n",), "int32", name="ids")])
+        def half(self, ids):
+            return {"half": ids / 2}
+
+    words = exporter.stages.Vocabulary(["a", "b"])
+    exporter.save(Half(), tmp_path / "half", stages={"serving_default": [words]})
+    model = exporter.load(tmp_path / "half")
+    assert "with stages serving_default(words: words)" in model._repr_html_()
+    pipelines = model.pipelines
+    assert "words" in pipelines._repr_html_()
+    assert "half" in pipelines["serving_default"]._repr_html_()
+    assert "0 variables" in repr(model)

@@ -243,12 +243,15 @@ class LoadedModel(LoadedObject):
     @card_of
     def _repr_html_(self) -> str:
         found = [one.signature for one in self.signatures.values()]
-        return signatures_card(code(self.__dict__["__class_name__"]), found, self._size())
+        staged = [f"with stages {one}" for one in self.pipelines.lines()]
+        note = "; ".join([self._size(), *staged])
+        return signatures_card(code(self.__dict__["__class_name__"]), found, note)
 
     def _size(self) -> str:
         variables = self.__dict__["__variables__"]
         count = sum(variable.size for _, variable in variables)
-        return f"{len(variables)} variables, {count:,} elements"
+        plural = "" if len(variables) == 1 else "s"
+        return f"{len(variables)} variable{plural}, {count:,} elements"
 
 
 def _not_its_value(name: str) -> StateError:

@@ -22,8 +22,9 @@ from exporter.artifact.stages import (
     options_of,
     problems_of,
 )
-from exporter.display import cut, lines, quiet
+from exporter.display import card, card_of, code, cut, lines, quiet
 from exporter.errors import StageError
+from exporter.markup import Markup
 from exporter.stages.image import Picturing
 from exporter.stages.labels import Labelling
 from exporter.stages.stage import InputStage, Kind, OutputStage
@@ -247,6 +248,10 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline {cut(str(self))}>"
 
+    @card_of
+    def _repr_html_(self) -> str:
+        return card(code(self.name), ("Pipeline", ""), _rows(self))
+
 
 class Pipelines(Mapping[str, Pipeline]):
     """The signatures that have stages, with them, by name. It cannot be changed."""
@@ -303,6 +308,20 @@ class Pipelines(Mapping[str, Pipeline]):
     @quiet
     def __repr__(self) -> str:
         return lines("Pipelines", self.lines()) if self._stages else "<Pipelines: none>"
+
+    @card_of
+    def _repr_html_(self) -> str:
+        rows = [(code(name), code(self._known.get(name, "not known here"))) for name in self]
+        return card("Pipelines", ("Signature", ""), rows)
+
+
+def _rows(pipeline: Pipeline) -> list[tuple[Markup, Markup]]:
+    """What a pipeline takes and gives, for a table."""
+    given = [(code(name), code(kind)) for name, kind in pipeline.inputs.items()]
+    found = [
+        (code(f"\N{RIGHTWARDS ARROW} {n}"), code(kind)) for n, kind in pipeline.outputs.items()
+    ]
+    return [*given, *found]
 
 
 def host_stages(manifest: Manifest, read: Read) -> dict[str, HostStages]:
