@@ -5,6 +5,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import (
     BFLOAT16,
+    ROOT,
     Process,
     Scaled,
     binary_body,
@@ -467,3 +470,39 @@ def test_workers_share_an_address_and_are_replaced(models):
         text = process.client().get("/metrics").body.decode()
         assert 'exporter_requests_total{code="200",method="infer"' in text
         assert process.end() == 0
+
+
+def test_the_page_is_used_in_a_browser(server):
+    pytest.importorskip("playwright", reason="no playwright: the page was not used in a browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"none of {', '.join(names)}: the page was not used in a browser")
+    url = f"http://127.0.0.1:{server.http}/"
+    script = ROOT / "tests/run_serving_page.py"
+    done = subprocess.run(
+        [sys.executable, script, browser, url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert [one for one in seen["errors"] if "400 (Bad Request)" not in one] == []
+    assert all(one.startswith(url) for one in seen["requests"])
+    assert all(wide <= int(key.split()[0]) for key, wide in seen["widths"].items())
+    assert seen["answer"].split("\t")[2] == "[2,4,6,8,10,12]"
+    assert seen["said"].startswith("version 1, ")
+    assert seen["curl"].startswith(f"curl -s {url}v2/models/scaled/infer -d '")
+    assert "expected float32[batch, 3] with batch=1, got float32[1, 2]" in seen["refused"]
+    assert '["left"]' in seen["label"]
+    assert "BF16 [1]" in seen["half"]
+
+
+def test_the_page_of_no_models_says_how_to_add_one(tmp_path):
+    with served(tmp_path, "--no-grpc") as process:
+        client = process.client()
+        assert b"There is none yet" in client.get("/").body
+        assert client.get("/v2/health/ready").status == 503
+        assert client.get("/v2/health/live").status == 200

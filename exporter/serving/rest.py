@@ -30,6 +30,7 @@ from exporter.serving.exchange import (
 from exporter.serving.jsons import read_json
 from exporter.serving.metrics import CONTENT_TYPE, Metrics
 from exporter.serving.openapi import document
+from exporter.serving.page import page
 from exporter.serving.registry import State
 
 # What the protocol calls its extensions that are here.
@@ -147,6 +148,7 @@ class Rest:
             route(f"{repository}/unload", "unload", "POST", self._unload),
             route("/metrics", "metrics", "GET", self._prometheus),
             route("/monitoring/prometheus/metrics", "metrics", "GET", self._prometheus),
+            route("/", "page", "GET", self._page),
             route("/openapi.json", "openapi", "GET", self._openapi),
         ]
 
@@ -274,6 +276,9 @@ class Rest:
 
     async def _openapi(self, _: Exchange) -> Reply:
         return Reply(orjson.dumps(document(self._core)))
+
+    async def _page(self, _: Exchange) -> Reply:
+        return Reply(page(self._core), b"text/html; charset=utf-8")
 
     async def _nowhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, self._limits)
