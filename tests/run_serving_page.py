@@ -1,6 +1,6 @@
 """Use the page of a server in a headless browser: `python tests/run_serving_page.py BROWSER URL`.
 
-It prints what was seen as JSON. It is a process of its own, so that a browser that hangs can be ended.
+It prints what was seen as JSON. It is a process of its own: a browser that hangs can be ended.
 """
 
 import json
