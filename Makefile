@@ -25,9 +25,11 @@ BENCH_INSTALLED = $(BENCH_VENV)/.installed
 # Clients of servers that others wrote. Their protocol files clash in one process.
 CLIENTS_VENV ?= .venv-clients
 CLIENTS_INSTALLED = $(CLIENTS_VENV)/.installed
+RAY_VENV ?= .venv-ray
+RAY_INSTALLED = $(RAY_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint suite clients bench docs setup clean
+.PHONY: help demo test lint suite clients ray bench docs setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +51,9 @@ suite: setup ## The test suite only; PYTEST_ARGS="-k name" narrows it
 clients: setup $(CLIENTS_INSTALLED) ## Triton's and KServe's clients against a server
 	$(BIN)/python tests/clients/run.py $(CLIENTS_VENV)
 
+ray: $(RAY_INSTALLED) ## Ray Serve with two replicas: one is killed, a version is swapped
+	$(RAY_VENV)/bin/python tests/clients/ray_cluster.py
+
 # One benchmark that fails does not keep the others from their results.
 bench: $(BENCH_INSTALLED) ## The benchmarks, 20 minutes alone on a machine; BENCH_ARGS=--quick to try them
 	failed=; for name in $(BENCHMARKS); do \
@@ -69,8 +74,13 @@ $(CLIENTS_INSTALLED): tests/clients/triton.txt tests/clients/kserve.txt
 	done
 	touch $@
 
+$(RAY_INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/pip install -q -e '.[ray,stages]'
+	touch $@
+
 clean: ## Remove the environments, caches and build folders
-	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) .venv-newer build dist ./*.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(RAY_VENV) .venv-newer build dist ./*.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -65,8 +65,9 @@ if TYPE_CHECKING:  # it brings more of JAX than loading a model needs: 17 ms of 
 # The custom calls whose meaning JAX promises to keep.
 STABLE_CUSTOM_CALLS = frozenset(_export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE)
 
-# Where code lies that is not the user's own.
+# Where code lies that is not the user's own. JAX may lie elsewhere than the environment says.
 _INSTALLED = (
+    str(Path(jax.__file__).parents[1]),
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     str(Path(__file__).parent),
     "<frozen",

@@ -320,6 +320,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "uvicorn": ("exporter.serving.server",),
     "uvloop": ("exporter.serving.server",),
     "grpc": ("exporter.serving",),
+    "ray": ("exporter.serving.ray",),
     "orjson": ("exporter.serving",),
     "prometheus_client": ("exporter.serving.metrics",),
     "yaml": ("exporter.serving.settings",),
