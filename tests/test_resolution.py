@@ -537,7 +537,6 @@ def test_functions_of_children_lists_tuples_and_dicts_come_back_at_their_paths(r
         (None, "None (NoneType)"),
         ({}, "{} (dict)"),
         ([One], f"[{One!r}] (list)"),
-        (One, f"{One!r} (type)"),
         (len, "<built-in function len> (builtin_function_or_method)"),
         (np.zeros(1), "array([0.]) (ndarray)"),
         (double, "<exporter.function double(x)> (Function)"),
