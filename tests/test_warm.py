@@ -187,8 +187,8 @@ def test_sizes_that_do_not_fit_are_all_named_before_anything_is_compiled(
         ),
         (
             ["--cache", "{folder}/saved_model.json/cache"],
-            "cannot write '{folder}/saved_model.json/cache': '{folder}' is an artifact, and nothing "
-            "else belongs inside it. Write beside it.",
+            "cannot write '{folder}/saved_model.json/cache': '{folder}' is an artifact, and "
+            "nothing else belongs inside it. Write beside it.",
         ),
     ],
 )
