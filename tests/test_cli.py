@@ -1264,3 +1264,25 @@ def test_the_first_interrupt_ends_a_command_wherever_it_is(here, seconds):
     _, errors = process.communicate(timeout=60)
     assert process.returncode in {0, 130}
     assert "Traceback" not in errors
+
+
+def test_a_file_of_a_small_type_is_read_as_numpy_writes_it(tmp_path, monkeypatch, capsys):
+    class Twice:
+        @exporter.function(input_signature=[TensorSpec(("n",), "float8_e5m2", name="x")])
+        def twice(self, x):
+            return {"y": x.astype("float32") * 2}
+
+    monkeypatch.chdir(tmp_path)
+    exporter.save(Twice(), "twice")
+    np.save("x.npy", np.array([1, 3], ml_dtypes.float8_e5m2))
+    found = json.loads(succeed(capsys, "run", "twice", "--inputs", "x=x.npy", "--json"))
+    assert found == {"y": [2.0, 6.0]}
+
+
+def test_an_error_of_writing_names_no_file_that_nobody_gave():
+    from exporter.cli import one_line
+
+    hidden = PermissionError(13, "Permission denied", "out/.0123456789abcdef.writing")
+    assert one_line(hidden) == "out: Permission denied"
+    given = PermissionError(13, "Permission denied", "out/x.npz")
+    assert one_line(given) == "out/x.npz: Permission denied"

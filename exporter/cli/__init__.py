@@ -7,8 +7,10 @@ line on stderr.
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from exporter.cli.check import CHECK
 from exporter.cli.command import Exit
@@ -26,6 +28,9 @@ from exporter.cli.words import parser_of
 from exporter.errors import OptionError
 from exporter.markup import printable
 from signatures.errors import ExporterError
+
+# What is being written, before it has its name.
+_UNFINISHED = re.compile(r"\..+\.(writing|saving-[0-9a-f]+|[a-z0-9_]{8})")
 
 COMMANDS = (SHOW, RUN, SERVE, VERIFY, COMPILE, CONVERT, DIFF, CHECK, SCAN, SIGN)
 
@@ -88,11 +93,17 @@ def _flush() -> None:
             raise
 
 
+def _place(filename: object) -> str:
+    """A path for people: of what is written under a hidden name first, its folder."""
+    path = Path(os.fsdecode(filename)) if isinstance(filename, str | bytes) else Path(str(filename))
+    return str(path.parent) if _UNFINISHED.fullmatch(path.name) else str(path)
+
+
 def one_line(error: Exception) -> str:
     """A message of several lines as one: its list of problems is joined by semicolons."""
     if isinstance(error, OSError) and not isinstance(error, ExporterError):
         reason = error.strerror or str(error)
-        return f"{error.filename}: {reason}" if error.filename else reason
+        return f"{_place(error.filename)}: {reason}" if error.filename else reason
     text = ""
     was_listed = False
     for line in filter(str.strip, str(error).splitlines()):

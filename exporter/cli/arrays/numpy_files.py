@@ -1,7 +1,8 @@
 """Arrays in files of NumPy: `.npy`, and the archives `.npz`. Pickled objects are never loaded."""
 
+import io
 import warnings
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def read_array(source: Source, dtype: DType | None) -> np.ndarray:
         if not start.startswith(_MAGIC):
             raise BindError(f"{source.name} is not a NumPy file")
         try:
-            array = _array_in(np.load(file, allow_pickle=False), source.name, source.suffix)
+            array = _array_in(_loaded(file, dtype), source.name, source.suffix)
         except ValueError as error:
             if "allow_pickle" not in str(error):
                 raise
@@ -45,6 +46,22 @@ def read_array(source: Source, dtype: DType | None) -> np.ndarray:
                 "of numbers"
             ) from error
     return _typed(array, dtype)
+
+
+def _loaded(file: BinaryIO, dtype: DType | None) -> Any:
+    """What NumPy reads, and an array of a small type whose name NumPy writes but does not know."""
+    try:
+        return np.load(file, allow_pickle=False)
+    except ValueError:
+        if not isinstance(dtype, np.dtype) or not is_small(dtype):
+            raise
+        file.seek(0)
+        data = file.read()
+        named = f"'{dtype.str}'".encode()
+        raw = f"'|V{dtype.itemsize}'".encode()
+        if named not in data[:128] or len(named) != len(raw):
+            raise
+        return np.load(io.BytesIO(data.replace(named, raw, 1)), allow_pickle=False)
 
 
 def is_small(dtype: np.dtype[np.generic]) -> bool:
