@@ -58,7 +58,7 @@ WIDE = frozenset({"int64", "uint64", "float64", "complex128"})
 
 # Every type an artifact may name. NumPy's strings, objects, dates and the long doubles of one
 # machine have no counterpart in a program.
-_NAMES = (
+ARRAY_NAMES = (
     "bool",
     *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
     "float16",
@@ -91,9 +91,9 @@ _NAMES = (
         if hasattr(ml_dtypes, name)
     ),
 )
-_BY_NAME: dict[str, DType] = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES} | {
-    name: KeyType(name) for name in _KEYS
-}
+_BY_NAME: dict[str, DType] = {
+    name: np.dtype(getattr(ml_dtypes, name, name)) for name in ARRAY_NAMES
+} | {name: KeyType(name) for name in _KEYS}
 
 
 def as_dtype(value: object) -> DType:

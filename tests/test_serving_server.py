@@ -472,6 +472,21 @@ def test_workers_share_an_address_and_are_replaced(models):
         assert process.end() == 0
 
 
+def test_workers_share_the_port_of_grpc_too(models):
+    import grpc
+
+    from exporter.serving import inference
+
+    with served(models / "scaled", "--workers", "2") as process:
+        until(lambda: process.text.count("ready: scaled") == 2, 60)
+        assert "cannot listen" not in process.text
+        for _ in range(4):
+            with grpc.insecure_channel(f"127.0.0.1:{process.grpc}") as channel:
+                call = channel.unary_unary(f"/{inference.SERVICE}/ServerReady")
+                assert inference.ServerReadyResponse.FromString(call(b"", timeout=10)).ready
+        assert process.end() == 0
+
+
 def test_the_page_is_used_in_a_browser(server):
     pytest.importorskip("playwright", reason="no playwright: the page was not used in a browser")
     names = ("chromium", "chromium-browser", "google-chrome")

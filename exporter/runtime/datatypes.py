@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from signatures.dtypes import DType
+from signatures.dtypes import ARRAY_NAMES, DType
 
 # The elements of the protocol that are texts, or bytes of any kind.
 BYTES = "BYTES"
@@ -25,24 +25,6 @@ _NAMES = (
     "float32",
     "float64",
     "bfloat16",
-)
-
-# Those that the protocol has no name for.
-_FURTHER = (
-    "complex64",
-    "complex128",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (1, 2, 4)),
-    "float4_e2m1fn",
-    "float6_e2m3fn",
-    "float6_e3m2fn",
-    "float8_e3m4",
-    "float8_e4m3",
-    "float8_e4m3b11fnuz",
-    "float8_e4m3fn",
-    "float8_e4m3fnuz",
-    "float8_e5m2",
-    "float8_e5m2fnuz",
-    "float8_e8m0fnu",
 )
 
 # What the names begin with, for floats: the digits of a name are its bits.
@@ -59,7 +41,7 @@ STANDARD: Mapping[str, str] = {name: _datatype(name) for name in _NAMES}
 
 DATATYPES: Mapping[str, str] = {
     **STANDARD,
-    **{name: _datatype(name) for name in _FURTHER if hasattr(np, name) or hasattr(ml_dtypes, name)},
+    **{name: _datatype(name) for name in ARRAY_NAMES if name not in STANDARD},
 }
 """These, and those of all other types that a program can have."""
 

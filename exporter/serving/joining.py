@@ -13,7 +13,6 @@ import numpy as np
 
 from exporter.batching import Batching
 from exporter.errors import OptionError
-from exporter.serving.errors import RequestError
 from signatures.binding import bind_values
 from signatures.expression import Expression
 from signatures.signature import Signature
@@ -213,15 +212,6 @@ class Joining:
             output[tuple(slice(sizes.get(str(axis))) for axis in spec.shape or ())]
             for output, spec in zip(outputs, self._output_specs, strict=True)
         ]
-
-
-def check_rows(rows: int, most: int, name: str) -> None:
-    """Refuse a call of more rows than may be computed at once."""
-    if rows > most:
-        raise RequestError(
-            f"signature {name!r} takes at most {most} rows at once here, got {rows}. Send them in "
-            "several requests."
-        )
 
 
 def _stacked(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -6,6 +6,16 @@ from typing import Any
 
 import numpy as np
 
+# What the protocols are told of the kind of our models.
+PLATFORM = "jax_exporter"
+
+# Extensions of Triton that change what a request means. To ignore them would be a wrong answer.
+NOT_OFFERED = {
+    "shared_memory_region": "shared memory",
+    "classification": "classification of outputs",
+    "sequence_id": "sequences",
+}
+
 
 @dataclass(slots=True)
 class Request:

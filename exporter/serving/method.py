@@ -12,7 +12,7 @@ from exporter.keys import from_words, to_words
 from exporter.runtime.functions import LoadedSignature
 from exporter.serving.batcher import Batcher, Lane
 from exporter.serving.errors import DeadlineError, ModelFailedError, RequestError
-from exporter.serving.joining import Part, check_rows
+from exporter.serving.joining import Part
 from exporter.stages.pipeline import HostStages
 from exporter.stages.stage import Kind
 from signatures.binding import bind_values
@@ -191,7 +191,10 @@ class Method:
             part = joining.part(values)
             if part.rows > joining.max_rows:
                 if not joining.splits:
-                    check_rows(part.rows, joining.max_rows, self.name)
+                    raise RequestError(
+                        f"signature {self.name!r} takes at most {joining.max_rows} rows at once "
+                        f"here, got {part.rows}. Send them in several requests."
+                    )
                 parts = joining.slices(part)
                 return joining.whole(await self._waited(parts, client, until))
         (outputs,) = await self._waited([part], client, until)

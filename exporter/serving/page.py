@@ -1,6 +1,5 @@
 """The page at `/`: what is served, with a form for each signature. Nothing is fetched elsewhere."""
 
-import base64
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ from exporter.display import cut
 from exporter.markup import Child, Markup, element, fragment
 from exporter.runtime.datatypes import datatype_of
 from exporter.runtime.page.examples import MAX_WRITTEN, http_body, shapes_of
+from exporter.runtime.page.head import head
 from exporter.runtime.page.parts import code, section, table
 from exporter.serving.core import Core
 from exporter.serving.method import Method
@@ -71,7 +71,9 @@ def page(core: Core) -> bytes:
         ),
         element("script", Markup(_resource("page.js"))),
     )
-    root = element("html", _head(core.name), element("body", body), lang="en")
+    style = _resource("page.css", "exporter.runtime.page") + _resource("page.css")
+    top = head(core.name, style, _resource("page.js"), calls=True)
+    root = element("html", top, element("body", body), lang="en")
     return f"<!doctype html>\n{root}\n".encode()
 
 
@@ -185,35 +187,6 @@ def _nested(data: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     return found
 
 
-def _head(title: str) -> Markup:
-    styles = _resource("page.css", "exporter.runtime.page") + _resource("page.css")
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src '{_digest(styles)}'",
-            f"script-src '{_digest(_resource('page.js'))}'",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("link", rel="icon", href="data:,"),
-        element("title", title),
-        element("style", Markup(styles)),
-    )
-
-
 @cache
 def _resource(name: str, package: str = "exporter.serving") -> str:
     return resources.files(package).joinpath(name).read_text("utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

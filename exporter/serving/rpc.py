@@ -55,13 +55,14 @@ class Server:
         is_allowed: IsAllowed | None = None,
         observe: Observe | None = None,
         interval: float = 1.0,
+        is_shared: bool = False,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """A server that listens nowhere yet. See `make_server`."""
         limits = (
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that another one has is an error, not shared
+            ("grpc.so_reuseport", int(is_shared)),  # else a port in use is an error
         )
         self.server = grpc.aio.server(options=(*limits, *options))
         self._max_message_bytes = max_message_bytes
@@ -190,6 +191,7 @@ def make_server(
     is_allowed: IsAllowed | None = None,
     observe: Observe | None = None,
     interval: float = 1.0,
+    is_shared: bool = False,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Server:
     """A server over a core: the protocol, health and reflection. It listens nowhere yet.
@@ -203,6 +205,7 @@ def make_server(
         healthy is told without.
       observe: is told of each call of the protocol, on the loop.
       interval: how often whoever watches health learns of changes, in seconds.
+      is_shared: whether other processes may listen at the same port.
       options: more options of channels, as gRPC has them.
     """
     return Server(
@@ -211,6 +214,7 @@ def make_server(
         is_allowed=is_allowed,
         observe=observe,
         interval=interval,
+        is_shared=is_shared,
         options=options,
     )
 

@@ -1,18 +1,24 @@
 """Requests and answers as messages of gRPC: bytes in, bytes out, and no network."""
 
 import math
-import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from exporter.runtime.datatypes import datatype_of, dtype_of
+from exporter.runtime.datatypes import (
+    bytes_of,
+    datatype_of,
+    dtype_of,
+    has_stray_bits,
+    objects_of,
+    texts_of,
+)
 from exporter.serving import inference
 from exporter.serving.descriptors import Message, parsed
 from exporter.serving.errors import NotOfferedError, RequestError
-from exporter.serving.messages import Answer, Request
+from exporter.serving.messages import NOT_OFFERED, Answer, Request
 from exporter.stages.stage import Kind
 from signatures.dtypes import KeyType
 from signatures.spec import MAX_AXES, TensorSpec
@@ -31,13 +37,6 @@ _FIELDS: Mapping[str, str] = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
-}
-
-# Extensions of Triton that change what a request means. To ignore them would be a wrong answer.
-_NOT_OFFERED = {
-    "shared_memory_region": "shared memory",
-    "classification": "classification of outputs",
-    "sequence_id": "sequences",
 }
 
 
@@ -98,7 +97,7 @@ def write_answer(answer: Answer, request: Request) -> bytes:
         tensor = message.outputs.add(name=name, datatype=datatype, shape=array.shape)
         if is_raw:
             message.raw_output_contents.append(
-                _joined(_elements(array)) if datatype == "BYTES" else array.tobytes()
+                bytes_of(_elements(array)) if datatype == "BYTES" else array.tobytes()
             )
         else:
             values = _elements(array) if datatype == "BYTES" else array.ravel().tolist()
@@ -158,7 +157,7 @@ def _array(tensor: Message, raw: bytes | None) -> np.ndarray:
     elif tensor.HasField("contents"):
         raise RequestError(f"input {name!r} has contents, and raw_input_contents as well.")
     elif dtype is None:
-        values = _objects(list(_split(name, raw, size)))
+        values = objects_of(_texts(name, raw, size), (size,))
     elif len(raw) != size * dtype.itemsize:
         raise RequestError(
             f"input {name!r} is {datatype} of shape {_shown(shape)}, which takes "
@@ -166,8 +165,10 @@ def _array(tensor: Message, raw: bytes | None) -> np.ndarray:
         )
     else:
         values = np.frombuffer(raw, dtype)
-        if dtype == np.bool_ and not values.view(np.uint8).max(initial=0) <= 1:
-            raise RequestError(f"input {name!r} is BOOL, and has bytes other than 0 and 1.")
+        if has_stray_bits(values):
+            raise RequestError(
+                f"input {name!r} is {datatype}, and has bytes that are no such elements."
+            )
     try:
         return values.reshape(shape)
     except ValueError as error:  # without elements, but with an axis that no array can have
@@ -200,7 +201,7 @@ def _contents(
     if len(values) != size:
         raise RequestError(f"input {name!r} has {len(values)} elements, and {size} by its shape.")
     if dtype is None:
-        return _objects(list(values))
+        return objects_of(list(values), (size,))
     if field not in {"int_contents", "uint_contents"} or dtype.itemsize == 4:
         return np.array(values, dtype)
     wide = np.array(values, np.int64)
@@ -210,33 +211,11 @@ def _contents(
     return narrow
 
 
-def _split(name: str, raw: bytes, size: int) -> Iterator[bytes]:
-    """Texts, each after its length in four bytes."""
-    start = 0
-    if len(raw) < 4 * size:  # before anything is made of it
-        raise RequestError(f"input {name!r} has fewer than the {size} elements of its shape.")
-    for _ in range(size):
-        if len(raw) < start + 4:
-            raise RequestError(f"input {name!r} has fewer than the {size} elements of its shape.")
-        (length,) = struct.unpack_from("<I", raw, start)
-        end = start + 4 + length
-        if len(raw) < end:
-            raise RequestError(f"input {name!r} ends within an element.")
-        yield raw[start + 4 : end]
-        start = end
-    if start != len(raw):
-        raise RequestError(f"input {name!r} has more than the {size} elements of its shape.")
-
-
-def _joined(texts: Iterable[bytes]) -> bytes:
-    """What `_split` reads."""
-    return b"".join(part for text in texts for part in (struct.pack("<I", len(text)), text))
-
-
-def _objects(values: Sequence[bytes]) -> np.ndarray:
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found
+def _texts(name: str, raw: bytes, size: int) -> list[bytes]:
+    try:
+        return texts_of(raw, size)
+    except ValueError as error:
+        raise RequestError(f"input {name!r} {error}.") from None
 
 
 def _elements(array: np.ndarray) -> list[bytes]:
@@ -290,7 +269,7 @@ def _wanted(outputs: Sequence[Message]) -> list[str]:
 
 
 def _check_offered(parameters: Mapping[str, Message], where: str) -> None:
-    for key, what in _NOT_OFFERED.items():
+    for key, what in NOT_OFFERED.items():
         if key in parameters:
             raise NotOfferedError(f"{where} has parameter {key!r}: this server offers no {what}.")
 

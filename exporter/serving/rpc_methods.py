@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from exporter.serving import inference
 from exporter.serving.descriptors import Message, parsed
 from exporter.serving.errors import NotOfferedError, NotReadyError, RequestError
+from exporter.serving.messages import PLATFORM
 from exporter.serving.rpc_codec import read_request, write_answer, write_metadata
 
 if TYPE_CHECKING:
     from exporter.serving.core import Core
 
 EXTENSIONS = ("model_repository", "parameters")
-PLATFORM = "jax_exporter"
 
 
 @dataclass(slots=True)

@@ -243,7 +243,7 @@ class Server:
             max_message_bytes=settings.max_body_bytes,
             is_allowed=self.app.is_allowed,
             observe=self.app.observe,
-            options=[("grpc.so_reuseport", int(settings.workers > 1))],
+            is_shared=settings.workers > 1,
         )
         credentials = None
         if self._tls:

@@ -32,21 +32,11 @@ from exporter.serving.jsons import (
     text_of,
     write_json,
 )
-from exporter.serving.messages import Answer, Request
+from exporter.serving.messages import NOT_OFFERED, PLATFORM, Answer, Request
 from exporter.stages.stage import Kind
 from signatures.dtypes import KeyType
 from signatures.spec import MAX_AXES, TensorSpec
 from signatures.values import shown
-
-# What metadata says that the models are of.
-PLATFORM = "jax_exporter"
-
-# Extensions of Triton that change what a request means. To ignore them would be a wrong answer.
-NOT_OFFERED = {
-    "shared_memory_region": "shared memory",
-    "classification": "classification of outputs",
-    "sequence_id": "sequences",
-}
 
 # The kinds of types whose elements are texts.
 _TEXTS = "OSUT"

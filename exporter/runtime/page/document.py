@@ -1,7 +1,5 @@
 """The whole page: one file that asks for no other and can be read without scripts."""
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from exporter.distribution import Distribution
 from exporter.markup import Child, Markup, element, fragment
 from exporter.runtime.describe import counted, size_text, totals
 from exporter.runtime.page.calls import functions, signatures
+from exporter.runtime.page.head import head
 from exporter.runtime.page.objects import Values, objects
 from exporter.runtime.page.parts import code, cut, definitions, left_out, section, table
 from exporter.runtime.page.programs import Inside, programs
@@ -68,8 +67,9 @@ def page(
         ),
         element("footer", f"Written from {path}. Nothing of the artifact was run."),
     )
-    head = _head(f"{cut(summary['class_name'], _MAX_TITLE)} \N{MIDDLE DOT} saved model")
-    root = element("html", head, element("body", body, _script()), lang="en")
+    title = f"{cut(summary['class_name'], _MAX_TITLE)} \N{MIDDLE DOT} saved model"
+    top = head(title, _resource("page.css"), _resource("page.js"))
+    root = element("html", top, element("body", body, _script()), lang="en")
     return f"<!doctype html>\n{root}\n"
 
 
@@ -112,37 +112,8 @@ def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def _head(title: str) -> Markup:
-    """Nothing is loaded, and no script or style but those of this page applies."""
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src '{_digest(_resource('page.css'))}'",
-            f"script-src '{_digest(_resource('page.js'))}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("link", rel="icon", href="data:,"),
-        element("title", title),
-        element("style", Markup(_resource("page.css"))),
-    )
-
-
 def _script() -> Markup:
     return element("script", Markup(_resource("page.js")))
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _header(summary: Summary, model: str) -> Markup:
