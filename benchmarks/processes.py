@@ -1,8 +1,7 @@
 """New processes: what they answer, how long they live, how much memory they take.
 
 A benchmark's function runs in a new process as `in_new_process(function, argument=...)`. It is
-found by its file and name, so it stands at the top of a file of this folder, and its arguments and
-result are plain data (JSON). A `Worker` is a process that stays, for rounds by turns with others.
+found by its file and name, so it stands at the top of a file, and its arguments and result are plain data (JSON). A `Worker` is a process that stays, for rounds by turns with others.
 """
 
 import importlib.util
@@ -26,7 +25,7 @@ _START = f"""
 import json, os, sys
 answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
-sys.path.insert(0, {str(FOLDER)!r})
+sys.path[:0] = [sys.argv.pop(1), {str(FOLDER)!r}]
 import processes
 processes.answer(*sys.argv[1:], answers)
 """
@@ -115,9 +114,10 @@ class Worker:
         **arguments: object,
     ) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
-        named = [Path(inspect.getfile(function)).stem, function.__name__, json.dumps(arguments)]
+        file = Path(inspect.getfile(function)).resolve()
+        named = [str(file.parent), "keep" if keeps else "once", file.stem, function.__name__, json.dumps(arguments)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, "keep" if keeps else "once", *named],
+            [sys.executable, "-c", _START, *named],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

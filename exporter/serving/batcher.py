@@ -47,8 +47,9 @@ class Batch:
 
 Observe = Callable[[Batch], None]
 
-# As long as it takes to hand a batch to a thread and to get it back, in seconds, and a little more.
-_BRIEF = 5e-4
+# As long as it takes to hand a batch to a thread and to get it back while both want to run, in
+# seconds: the thread that computes asks for the interpreter several times.
+_BRIEF = 2e-3
 
 
 class Lane:
@@ -182,20 +183,25 @@ class Batcher:
 
     def _hand_in(self, loop: asyncio.AbstractEventLoop) -> None:
         handed = self._handed.pop(loop)
-        lane = handed[0][0]
-        brief: list[Task] = []
         with self._changed:
-            is_free = self._is_asleep and not any(one.waiting for one in self.lanes.values())
-            for one, tasks in handed:
-                self._put(one, tasks)
-            if is_free and all(one is lane for one, _ in handed):
-                tasks = [task for _, tasks in handed for task in tasks if not task.future.done()]
-                if tasks and lane.is_brief(tasks):
-                    brief = lane.waiting.take(lane.most)
+            lane, brief = self._brief(handed)
             if not brief:
+                for one, tasks in handed:
+                    self._put(one, tasks)
                 self._changed.notify()
         if brief:
             self._run(lane, brief, loop)
+
+    def _brief(self, handed: Sequence[tuple[Lane, list[Task]]]) -> tuple[Lane, list[Task]]:
+        """All that is handed in, if it is best computed at once on the loop; else nothing."""
+        lane = handed[0][0]
+        is_free = self._is_asleep and not self._is_closed
+        if not is_free or any(one.waiting for one in self.lanes.values()):
+            return lane, []
+        if any(one is not lane for one, _ in handed):
+            return lane, []
+        tasks = [task for _, some in handed for task in some if not task.future.done()]
+        return lane, tasks if tasks and lane.is_brief(tasks) else []
 
     def _put(self, lane: Lane, tasks: Sequence[Task]) -> None:
         try:

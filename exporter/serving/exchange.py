@@ -5,7 +5,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# A client is watched for leaving once its call takes longer than this, in seconds: most take less.
-_PATIENCE = 0.01
+# A client is watched for leaving once its call has taken about so many seconds: most take less.
+_PATIENCE = 0.02
 
 # A status that no client sees, as it has left.
 _CLIENT_GONE = 499
@@ -48,7 +48,7 @@ class Limits:
     body_seconds: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What is sent back.
 
@@ -144,17 +144,32 @@ class Exchange:
             ) from None
         return b"".join(chunks)
 
-    async def attended(self, work: Awaitable[Any]) -> Any:
-        """The result of some work, which is given up if the client leaves.
+    async def has_left(self) -> bool:
+        """Wait until the client leaves or, which nobody should, sends more."""
+        message = await self._receive()
+        return bool(message["type"] == "http.disconnect")
+
+
+class Attention:
+    """Gives work up whose client has left. All that takes long is looked after by one timer."""
+
+    def __init__(self) -> None:
+        """Nothing to look after yet."""
+        self._watches: dict[_Watch, None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None  # that has the timer
+
+    async def __call__(self, exchange: Exchange, work: Awaitable[Any]) -> Any:
+        """The result of some work for a client, unless that leaves.
 
         Raises:
           ClientGoneError: if it does.
         """
-        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        watch = _Watch(self._receive, task)
-        timer = loop.call_later(_PATIENCE, watch.begin)
+        watch = _Watch(exchange, task)
+        self._watches[watch] = None
+        if self._loop is not (loop := task.get_loop()):
+            self._look_later(loop)
         try:
             return await work
         except asyncio.CancelledError:
@@ -162,31 +177,36 @@ class Exchange:
                 raise ClientGoneError from None
             raise
         finally:
-            timer.cancel()
-            watch.end()
+            del self._watches[watch]
+            if watch.watcher is not None:
+                watch.watcher.cancel()
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop if self._watches else None
+        if self._watches:
+            loop.call_later(_PATIENCE, self._look, loop, list(self._watches))
+
+    def _look(self, loop: asyncio.AbstractEventLoop, before: Sequence["_Watch"]) -> None:
+        """Watch the clients of what was there when the timer was set and still is."""
+        for watch in before:
+            if watch in self._watches and watch.watcher is None:
+                watch.watcher = loop.create_task(watch.look())
+        self._look_later(loop)
 
 
 class _Watch:
     """Cancels a task when its client leaves."""
 
-    __slots__ = ("_receive", "_task", "_watcher", "is_gone")
+    __slots__ = ("_exchange", "_task", "is_gone", "watcher")
 
-    def __init__(self, receive: Receive, task: "asyncio.Task[Any]") -> None:
+    def __init__(self, exchange: Exchange, task: "asyncio.Task[Any]") -> None:
         self.is_gone = False
-        self._receive = receive
+        self.watcher: asyncio.Task[None] | None = None
+        self._exchange = exchange
         self._task = task
-        self._watcher: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._look())
-
-    def end(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    async def _look(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
+    async def look(self) -> None:
+        if await self._exchange.has_left():
             self.is_gone = True
             self._task.cancel()
 

@@ -22,7 +22,7 @@ from signatures.spec import TensorSpec
 _MAX_COMPARED = 4096
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Part:
     """The arrays of one call, ready to be joined.
 

@@ -1,6 +1,6 @@
 """What answers over HTTP: the Open Inference Protocol V2, TensorFlow Serving's V1, and metrics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from exporter.serving.errors import (
     UnknownMethodError,
 )
 from exporter.serving.exchange import (
+    Attention,
     Endpoint,
     Exchange,
     Handler,
@@ -40,6 +41,9 @@ _LENGTH = b"inference-header-content-length"
 
 # These are answered without a token: whoever watches over processes has none.
 _OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
+
+# So many paths are remembered with what they lead to.
+_MOST_PATHS = 1024
 
 _VERSIONS = ("", "/versions/{version}", "/labels/{label}")
 
@@ -72,14 +76,18 @@ class Rest:
         self._metrics = metrics
         self._limits = limits or Limits()
         self._is_allowed = is_allowed
-        router = Router(list(self._routes(observe or metrics.request)), redirect_slashes=False)
+        self._attention = Attention()
+        self._matched: dict[str, tuple[Endpoint, Mapping[str, Any]]] = {}
+        self._router = router = Router(
+            list(self._routes(observe or metrics.request)), redirect_slashes=False
+        )
         router.default = self._nowhere
-        self._app: Any = router
+        self._app: Any = self._routed
         if origins:
             from starlette.middleware.cors import CORSMiddleware
 
             self._app = CORSMiddleware(
-                router,
+                self._app,
                 allow_origins=list(origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
@@ -101,6 +109,21 @@ class Rest:
                 await answer(send, refused(error))
                 return
         await self._app(scope, receive, send)
+
+    def _routed(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Call what a path leads to. The same few paths are asked for again and again."""
+        found = self._matched.get(scope["path"])
+        if found is None:
+            return self._looked_up(scope, receive, send)
+        endpoint, scope["path_params"] = found
+        return endpoint(scope, receive, send)
+
+    async def _looked_up(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._router(scope, receive, send)
+        if "endpoint" in scope:
+            if len(self._matched) >= _MOST_PATHS:
+                self._matched.clear()
+            self._matched[scope["path"]] = scope["endpoint"], scope["path_params"]
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The beginning and end of a server; sockets of the web are not taken."""
@@ -159,7 +182,7 @@ class Rest:
         body = await exchange.body()
         request = v2.decode(body, _header_length(exchange, len(body)))
         work = self._core.infer(model, version, label, request, exchange.client)
-        data, length = v2.encode(await exchange.attended(work), request)
+        data, length = v2.encode(await self._attention(exchange, work), request)
         if length is None:
             return Reply(data)
         headers = ((_LENGTH, str(length).encode()),)
@@ -240,7 +263,7 @@ class Rest:
         method = self._core.method(model, version, label, parsed.signature)
         request = parsed.request(method.inputs)
         work = self._core.infer(model, version, label, request, exchange.client)
-        found = await exchange.attended(work)
+        found = await self._attention(exchange, work)
         return Reply(v1.encode(found, is_row=parsed.is_row, rows=parsed.rows))
 
     async def _verb(self, exchange: Exchange) -> Reply:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -137,6 +138,8 @@ class Server:
         """
         # Whoever calls waits for the results at once, so that another thread of XLA gains nothing.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+        # A call leaves hardly anything that only a collection frees, and JAX makes each one slow.
+        gc.set_threshold(20_000, 20, 20)
         check_backend()
         self.settings = settings
         self.app = App(settings)

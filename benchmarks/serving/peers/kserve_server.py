@@ -26,8 +26,8 @@ class Network(kserve.Model):
         x = payload.inputs[0].as_numpy().reshape(-1, network.SIZES[0])
         scores = self.predict_(np.ascontiguousarray(x, np.float32))
         output = InferOutput("scores", list(scores.shape), "FP32")
-        output.set_data_from_numpy(scores, binary_data=bool(payload.inputs[0].raw_data))
-        return InferResponse(payload.id or "1", self.name, [output])
+        output.set_data_from_numpy(scores, binary_data=True)
+        return InferResponse(payload.id, self.name, [output], use_binary_outputs=True)
 
 
 if __name__ == "__main__":
