@@ -1,7 +1,8 @@
 """New processes: what they answer, how long they live, how much memory they take.
 
 A benchmark's function runs in a new process as `in_new_process(function, argument=...)`. It is
-found by its file and name, so it stands at the top of a file, and its arguments and result are plain data (JSON). A `Worker` is a process that stays, for rounds by turns with others.
+found by its file and name, so it stands at the top of a file, and its arguments and result are
+plain data (JSON). A `Worker` is a process that stays, for rounds by turns with others.
 """
 
 import importlib.util
@@ -115,7 +116,13 @@ class Worker:
     ) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
         file = Path(inspect.getfile(function)).resolve()
-        named = [str(file.parent), "keep" if keeps else "once", file.stem, function.__name__, json.dumps(arguments)]
+        named = [
+            str(file.parent),
+            "keep" if keeps else "once",
+            file.stem,
+            function.__name__,
+            json.dumps(arguments),
+        ]
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, *named],
             stdin=subprocess.PIPE,

@@ -30,6 +30,7 @@ ORDER = (
     "variables",
     "growth",
     "imports",
+    "serving",
 )
 
 Results = Mapping[str, Mapping[str, Any]]

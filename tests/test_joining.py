@@ -107,7 +107,7 @@ def test_slices_make_up_the_whole():
     part = made.part([given, np.zeros(2, np.float32)])
     slices = made.slices(part)
     assert [one.rows for one in slices] == [4, 4, 3]
-    assert np.array_equal(made.whole([[one.arrays[0]] for one in slices])[0], given)
+    assert np.array_equal(joining.whole([[one.arrays[0]] for one in slices])[0], given)
 
 
 def test_sizes_that_no_bound_allows_are_left_out():

@@ -13,6 +13,8 @@ import time
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+import exporter
 from serving import (
     BFLOAT16,
     ROOT,
@@ -24,8 +26,6 @@ from serving import (
     served,
     until,
 )
-
-import exporter
 
 ONES = np.ones((2, 3), np.float32)
 

@@ -27,7 +27,7 @@ _PLAIN: tuple[tuple[str, str, type, str], ...] = (
     ("drain-seconds", "SECONDS", float, "tell so long that it is not ready before it stops"),
     ("grace-seconds", "SECONDS", float, "how long calls may take after that (default: 30)"),
     ("log-format", "FORMAT", str, "text or json (default: text)"),
-    ("loop", "LOOP", str, "asyncio or uvloop (default: uvloop where there is no gRPC)"),
+    ("loop", "LOOP", str, "asyncio or uvloop (default: uvloop where it is installed)"),
     ("workers", "N", int, "so many processes, each with all models (default: 1)"),
 )
 _FILES = (

@@ -52,6 +52,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 _BY_DTYPE = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
 # Types whose elements leave bits of their byte unused.
+_NARROW_KINDS = "bV"
 _HAS_UNUSED_BITS = re.compile(r"u?int[124]|float[46]_.*")
 
 
@@ -79,6 +80,8 @@ def has_stray_bits(array: np.ndarray) -> bool:
     Those of bools are 0 and 1, and the narrow types use the lower bits of a byte only.
     """
     dtype = array.dtype
+    if dtype.kind not in _NARROW_KINDS:
+        return False
     if dtype == np.bool_:
         return bool(array.view(np.uint8).max(initial=0) > 1)
     if _HAS_UNUSED_BITS.fullmatch(dtype.name) is None:

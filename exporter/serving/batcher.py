@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from exporter.serving.company import Company
 from exporter.serving.errors import ClosedError, ServingError
 from exporter.serving.joining import Joining, Part
 from exporter.serving.waiting import Task, Waiting
@@ -51,6 +52,11 @@ Observe = Callable[[Batch], None]
 # seconds: the thread that computes asks for the interpreter several times.
 _BRIEF = 2e-3
 
+# How long a loop looks for more calls at most before it computes them, and how long without finding
+# any, in seconds. To compute them one by one would take several times as long.
+_READING = 5e-3
+_QUIET = 5e-4
+
 
 class Lane:
     """The calls of one signature: how they wait, are joined and computed."""
@@ -82,7 +88,7 @@ class Lane:
         self._compute = compute
         self._delay = delay if joining else 0.0
         self.most = joining.max_rows if joining else 1
-        self._may_be_brief = is_pure and joining is not None and not self._delay
+        self.may_be_brief = is_pure and joining is not None and not self._delay
         self._seconds: dict[tuple[object, int], float] = {}  # lately, by form and size
 
     def due(self) -> float:
@@ -94,7 +100,7 @@ class Lane:
 
     def is_brief(self, tasks: Sequence[Task]) -> bool:
         """Whether these are one batch that takes no longer than to hand it to a thread."""
-        if not self._may_be_brief or self.joining is None:
+        if not self.may_be_brief or self.joining is None:
             return False
         form = tasks[0].part.form
         rows = sum(task.part.rows for task in tasks)
@@ -104,7 +110,7 @@ class Lane:
 
     def took(self, tasks: Sequence[Task], size: int, seconds: float) -> None:
         """Remember how long a batch took."""
-        if self._may_be_brief:
+        if self.may_be_brief:
             key = (tasks[0].part.form, size)
             before = self._seconds.get(key)
             if before is None:  # it may have been compiled just now
@@ -149,6 +155,7 @@ class Batcher:
         self._observe = observe
         self._changed = threading.Condition()
         self._is_closed = False
+        self._company = Company()
         self._is_asleep = False
         self._handed: dict[asyncio.AbstractEventLoop, list[tuple[Lane, list[Task]]]] = {}
         self._thread = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
@@ -164,9 +171,10 @@ class Batcher:
         loop = asyncio.get_running_loop()
         tasks = [Task(part, loop.create_future(), client) for part in parts]
         handed = self._handed.get(loop)
-        if handed is None:  # all that the loop has to hand in now is handed in together
+        if handed is None:  # all that comes at about the same time is handed in together
             handed = self._handed[loop] = []
-            loop.call_soon(self._hand_in, loop)
+            now = time.monotonic()
+            loop.call_soon(self._hand_in, loop, 0, now, now)
         handed.append((self.lanes[name], tasks))
         return [task.future for task in tasks]
 
@@ -181,8 +189,18 @@ class Batcher:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _hand_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        handed = self._handed.pop(loop)
+    def _hand_in(
+        self, loop: asyncio.AbstractEventLoop, seen: int, began: float, found: float
+    ) -> None:
+        """Have computed what came, unless more is about to come: then look again in a moment."""
+        handed = self._handed[loop]
+        now = time.monotonic()
+        if len(handed) > seen:
+            found = now
+        if self._reads_on(handed, now - began, now - found):
+            loop.call_soon(self._hand_in, loop, len(handed), began, found)
+            return
+        del self._handed[loop]
         with self._changed:
             lane, brief = self._brief(handed)
             if not brief:
@@ -191,6 +209,21 @@ class Batcher:
                 self._changed.notify()
         if brief:
             self._run(lane, brief, loop)
+
+    def _reads_on(
+        self, handed: Sequence[tuple[Lane, list[Task]]], since: float, quiet: float
+    ) -> bool:
+        """Whether the loop should look for more calls before these are computed on it.
+
+        It does as long as it finds some, and a moment longer if somebody who called just before
+        has not called again.
+        """
+        lane = handed[0][0]
+        if not lane.may_be_brief or not self._is_asleep or len(handed) >= lane.most:
+            return False
+        if since > _READING or quiet > _QUIET:
+            return False
+        return not quiet or self._company.lacks({task.client for _, of in handed for task in of})
 
     def _brief(self, handed: Sequence[tuple[Lane, list[Task]]]) -> tuple[Lane, list[Task]]:
         """All that is handed in, if it is best computed at once on the loop; else nothing."""
@@ -242,6 +275,8 @@ class Batcher:
         results, size = lane.run(tasks)
         seconds = time.monotonic() - start
         lane.took(tasks, size, seconds)
+        if here is not None:
+            self._company.answered({task.client for task in tasks})
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for task, result in zip(tasks, results, strict=True):
             by_loop.setdefault(task.future.get_loop(), []).append((task.future, result))

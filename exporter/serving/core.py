@@ -134,10 +134,16 @@ class Core:
         if self._seconds is not None:
             asked = request.timeout
             request.timeout = self._seconds if asked is None else min(asked, self._seconds)
-        try:
-            return await self.registry.resolve(model, version, label).infer(request, client)
-        except ClosedError:  # it was replaced this very moment
-            return await self.registry.resolve(model, version, label).infer(request, client)
+        while True:
+            servable = self.registry.resolve(model, version, label)
+            method = servable.method(request.signature)
+            try:
+                outputs = await method(request.inputs, request.outputs, client, request.timeout)
+            except ClosedError:
+                if self.registry.resolve(model, version, label) is servable:
+                    raise
+                continue  # it was replaced this very moment
+            return Answer(model, servable.found.version, method.name, outputs)
 
     def index(self, *, ready_only: bool = False) -> list[Indexed]:
         """All versions that are known."""

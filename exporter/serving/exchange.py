@@ -79,13 +79,14 @@ class Exchange:
       model: the name of the model that was asked for, once it is known that there is one.
     """
 
-    __slots__ = ("_limits", "_receive", "model", "parts", "scope")
+    __slots__ = ("_headers", "_limits", "_receive", "model", "parts", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         """A request that is about to be read."""
         self.scope = scope
         self.parts: Mapping[str, Any] = scope.get("path_params", {})
         self.model = ""
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._limits = limits
 
@@ -96,10 +97,8 @@ class Exchange:
 
     def header(self, name: bytes) -> str | None:
         """The value of a header, by its name in lower case."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return str(value, "latin-1")
-        return None
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     async def body(self) -> bytes:
         """All bytes of the body, decompressed.

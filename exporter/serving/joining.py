@@ -161,10 +161,6 @@ class Joining:
             for start in range(0, part.rows, step)
         ]
 
-    def whole(self, outputs: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """The outputs of a call from those of its slices."""
-        return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
-
     @cached_property
     def _may_be_quick(self) -> bool:
         return all(self._is_joined) and not self.buckets and not self.signature.has_arithmetic
@@ -212,6 +208,11 @@ class Joining:
             output[tuple(slice(sizes.get(str(axis))) for axis in spec.shape or ())]
             for output, spec in zip(outputs, self._output_specs, strict=True)
         ]
+
+
+def whole(outputs: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """The outputs of a call from those of its slices."""
+    return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
 
 
 def _stacked(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:

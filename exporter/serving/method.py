@@ -12,7 +12,7 @@ from exporter.keys import from_words, to_words
 from exporter.runtime.functions import LoadedSignature
 from exporter.serving.batcher import Batcher, Lane
 from exporter.serving.errors import DeadlineError, ModelFailedError, RequestError
-from exporter.serving.joining import Part
+from exporter.serving.joining import Part, whole
 from exporter.stages.pipeline import HostStages
 from exporter.stages.stage import Kind
 from signatures.binding import bind_values
@@ -147,12 +147,13 @@ class Method:
         if stages is not None and self._is_read and self._made.isdisjoint(inputs):
             values = {name: _as_stages_take(name, one, self.inputs) for name, one in inputs.items()}
             inputs = await asyncio.to_thread(stages.arrays, values)
-        rows = await self._computed(self._values(inputs), client, until)
+        found = await self._waited(self._parts(self._values(inputs)), client, until)
+        rows = found[0] if len(found) == 1 else whole(found)
         outputs = dict(zip(self.signature.outputs, rows, strict=True))
         if stages is not None and not (wanted and all(name in outputs for name in wanted)):
             results = await asyncio.to_thread(stages.results, outputs)
-            found = {name: np.asarray(value) for name, value in results.items()}
-            outputs = {**outputs, **found} if wanted else found
+            read = {name: np.asarray(value) for name, value in results.items()}
+            outputs = {**outputs, **read} if wanted else read
         return {name: outputs[name] for name in wanted} if wanted else outputs
 
     def _values(self, inputs: Mapping[str, Any]) -> list[object]:
@@ -180,25 +181,21 @@ class Method:
             )
         return [values[name] for name in signature.inputs]
 
-    async def _computed(
-        self, values: Sequence[object], client: Hashable, until: float | None
-    ) -> Sequence[np.ndarray]:
+    def _parts(self, values: Sequence[object]) -> list[Part]:
+        """A call as it is computed: in one part, or in several if it has too many rows."""
         joining = self.lane.joining
         if joining is None:
             bound = bind_values(self.signature, values)
-            part = Part(None, 1, [np.asarray(value) for value in bound.values], {})
-        else:
-            part = joining.part(values)
-            if part.rows > joining.max_rows:
-                if not joining.splits:
-                    raise RequestError(
-                        f"signature {self.name!r} takes at most {joining.max_rows} rows at once "
-                        f"here, got {part.rows}. Send them in several requests."
-                    )
-                parts = joining.slices(part)
-                return joining.whole(await self._waited(parts, client, until))
-        (outputs,) = await self._waited([part], client, until)
-        return outputs
+            return [Part(None, 1, [np.asarray(value) for value in bound.values], {})]
+        part = joining.part(values)
+        if part.rows <= joining.max_rows:
+            return [part]
+        if not joining.splits:
+            raise RequestError(
+                f"signature {self.name!r} takes at most {joining.max_rows} rows at once "
+                f"here, got {part.rows}. Send them in several requests."
+            )
+        return joining.slices(part)
 
     async def _waited(
         self, parts: Sequence[Part], client: Hashable, until: float | None

@@ -1,6 +1,6 @@
 """A version that is served: loaded, compiled for the shapes in use, tried, then called."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from exporter.runtime.model import LoadedModel
 from exporter.runtime.origin import Origin
 from exporter.serving.batcher import Batch, Batcher, Lane
 from exporter.serving.joining import Joining, batch_axis
-from exporter.serving.messages import Answer, Request
 from exporter.serving.method import Computation, Method
 from exporter.serving.repository import Found
 from exporter.serving.shapes import Shapes, shapes_of
@@ -109,16 +108,6 @@ class Servable:
         wanted = self._default if name is None else name
         method = self.methods.get(wanted)
         return method or resolve_call(self.methods, wanted, self.manifest.signature_note)
-
-    async def infer(self, request: Request, client: Hashable) -> Answer:
-        """The answer to a request.
-
-        Raises:
-          ServingError: or another error of the package, if there is none.
-        """
-        method = self.method(request.signature)
-        outputs = await method(request.inputs, request.outputs, client, request.timeout)
-        return Answer(self.found.model, self.found.version, method.name, outputs)
 
     def rows_waiting(self) -> dict[str, int]:
         """How many rows wait for each signature."""

@@ -162,7 +162,7 @@ class Server:
         """Serve until SIGTERM or SIGINT comes; a second one ends it at once."""
         loop = self.settings.loop
         if loop == "auto":
-            loop = "uvloop" if self.settings.grpc_port is None and _has_uvloop() else "asyncio"
+            loop = "uvloop" if _has_uvloop() else "asyncio"
         factory = None
         if loop == "uvloop":
             import uvloop

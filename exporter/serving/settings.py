@@ -81,7 +81,7 @@ class Settings(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
       grace_seconds: how long calls may take that it took before.
       log_format: `text` or `json`.
       access_log: whether every request is logged.
-      loop: the event loop; `auto` is uvloop without gRPC, and asyncio with it.
+      loop: the event loop; `auto` is uvloop where it is installed.
       workers: how many processes serve.
     """
 

@@ -43,8 +43,8 @@ from signatures.values import shown
 # The kinds of types whose elements are texts.
 _TEXTS = "OSUT"
 
-# The kinds of types, bools and those of ml_dtypes, of which some leave bits of a byte unused.
-_NARROW = "bV"
+# The kinds of types for which any bytes are elements.
+_PLAIN_KINDS = "iufc"
 
 
 def decode(body: bytes, header_length: int | None = None) -> Request:
@@ -111,7 +111,7 @@ def _layout(request: Request, body: bytes, start: int) -> _Layout | None:
     """The layout of a body, if it is one of bytes alone, all of which are elements."""
     arrays = []
     for name, array in request.inputs.items():
-        if array.dtype.kind in _NARROW or array.dtype.kind == "O" or array.flags.owndata:
+        if array.dtype.kind not in _PLAIN_KINDS or array.flags.owndata:
             return None
         arrays.append((name, array.shape, array.dtype, start))
         start += array.nbytes
@@ -315,7 +315,7 @@ def _from_bytes(
             f"and has {len(raw)}."
         )
     array: np.ndarray = np.frombuffer(raw, dtype)
-    if dtype.kind in _NARROW and has_stray_bits(array):
+    if has_stray_bits(array):
         raise RequestError(f"{where} has bytes that are no elements of {datatype_of(dtype)}.")
     return array.reshape(shape)
 

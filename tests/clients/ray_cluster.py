@@ -27,11 +27,11 @@ import grpc  # noqa: E402  # after the environment of Ray
 import ray  # noqa: E402
 from ray import serve  # noqa: E402
 from ray.serve.config import HTTPOptions, gRPCOptions  # noqa: E402
-from serving import Scaled, save_models  # noqa: E402  # it stands beside the tests
 
 import exporter  # noqa: E402
 from exporter.serving import inference  # noqa: E402
 from exporter.serving.ray import build  # noqa: E402
+from serving import Scaled, save_models  # noqa: E402  # it stands beside the tests
 
 HTTP, GRPC = 8321, 9321
 SERVICER = "exporter.serving.ray.add_to_server"

@@ -4,9 +4,8 @@ bentoml serve bentoml_server:Network --port PORT
 """
 
 import bentoml
-import numpy as np
-
 import network
+import numpy as np
 
 
 @bentoml.service(workers=1)

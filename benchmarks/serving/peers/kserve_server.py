@@ -8,10 +8,9 @@ import sys
 port = sys.argv.pop()  # KServe reads what is left when it is imported
 
 import kserve  # noqa: E402
+import network  # noqa: E402
 import numpy as np  # noqa: E402
 from kserve import InferOutput, InferResponse  # noqa: E402
-
-import network  # noqa: E402
 
 
 class Network(kserve.Model):

@@ -6,9 +6,8 @@ python litserve_server.py PORT
 import sys
 
 import litserve
-import numpy as np
-
 import network
+import numpy as np
 
 
 class Network(litserve.LitAPI):

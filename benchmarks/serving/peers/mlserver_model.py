@@ -1,11 +1,10 @@
 """The network as a model of MLServer, which finds it by its settings."""
 
+import network
 import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceResponse
-
-import network
 
 
 class Network(MLModel):

@@ -4,9 +4,11 @@ python mosec_server.py --port PORT
 """
 
 import mosec
+import network
 import numpy as np
 
-import network
+# It was the best of 1, 2, 5 and 10.
+WAIT_MS = 2
 
 
 class Network(mosec.Worker):
@@ -27,6 +29,5 @@ class Network(mosec.Worker):
 
 if __name__ == "__main__":
     server = mosec.Server()
-    # Two milliseconds were the best of 0, 1, 2 and 10 that were tried.
-    server.append_worker(Network, num=1, max_batch_size=network.BATCH, max_wait_time=2)
+    server.append_worker(Network, num=1, max_batch_size=network.BATCH, max_wait_time=WAIT_MS)
     server.run()

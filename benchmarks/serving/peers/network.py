@@ -1,5 +1,7 @@
 """What every server here computes: 784-256-10 with fixed weights, by `jax.jit`."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def parameters():
             random.normal(0, rows**-0.5, (rows, columns)).astype(np.float32),
             random.normal(0, 0.1, columns).astype(np.float32),
         )
-        for rows, columns in zip(SIZES[:-1], SIZES[1:], strict=True)
+        for rows, columns in pairwise(SIZES)
     ]
 
 
