@@ -8,6 +8,10 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 BENCH_VENV ?= .venv-bench
 BENCH_ARGS ?=
+# Servers of others, which pin what each other needs, in environments of their own.
+SERVERS_VENV ?= .venv-servers
+SERVERS_INSTALLED = $(SERVERS_VENV)/.installed
+SERVERS = kserve mlserver litserve bentoml mosec
 BENCHMARKS ?= call throughput decoder first_prediction reload save variables growth imports
 
 BIN = $(VENV)/bin
@@ -29,10 +33,10 @@ RAY_VENV ?= .venv-ray
 RAY_INSTALLED = $(RAY_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint suite clients ray bench docs setup clean
+.PHONY: help demo test lint suite clients ray bench bench-serving docs setup clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## Train, save, load elsewhere and call: digits, then sentence embeddings
 	$(BIN)/python examples/digits.py
@@ -62,6 +66,10 @@ bench: $(BENCH_INSTALLED) ## The benchmarks, 20 minutes alone on a machine; BENC
 	$(BENCH_VENV)/bin/python benchmarks/render.py; \
 	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi
 
+bench-serving: setup $(SERVERS_INSTALLED) ## A served model beside other servers, 10 minutes; needs h2load
+	$(BIN)/python benchmarks/serving/rates.py --environments $(SERVERS_VENV) $(BENCH_ARGS)
+	$(BIN)/python benchmarks/render.py
+
 docs: setup ## The documentation, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
@@ -74,13 +82,20 @@ $(CLIENTS_INSTALLED): tests/clients/triton.txt tests/clients/kserve.txt
 	done
 	touch $@
 
+$(SERVERS_INSTALLED): $(wildcard benchmarks/serving/peers/*.txt)
+	for name in $(SERVERS); do \
+		$(PYTHON) -m venv $(SERVERS_VENV)/$$name && \
+		$(SERVERS_VENV)/$$name/bin/pip install -q -r benchmarks/serving/peers/$$name.txt || exit 1; \
+	done
+	touch $@
+
 $(RAY_INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(RAY_VENV)
 	$(RAY_VENV)/bin/pip install -q -e '.[ray,stages]'
 	touch $@
 
 clean: ## Remove the environments, caches and build folders
-	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(RAY_VENV) .venv-newer build dist ./*.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(RAY_VENV) $(SERVERS_VENV) .venv-newer build dist ./*.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

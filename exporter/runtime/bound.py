@@ -90,6 +90,7 @@ class BoundProgram:
       program: the program.
       reads: the variables that it takes, in its order.
       writes: the variables that it changes, in its order.
+      embeds: whether variables may become constants of the code.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class BoundProgram:
         specs = (*program.takes, *program.gives)
         self._has_keys = any(isinstance(spec.dtype, KeyType) for spec in specs)
         self._dtypes = [spec.dtype for spec in program.inputs]
+        self.embeds = True
         self._changes = changes
         self._lock = lock
         self._count = 0
@@ -255,7 +257,8 @@ class BoundProgram:
         is_small = sum(value.nbytes for value in values) <= _MAX_EMBEDDED_BYTES
         matrices = sum(value.ndim > 1 for value in values)
         return (
-            is_small
+            self.embeds
+            and is_small
             and matrices <= _MAX_EMBEDDED_MATRICES
             and self.program.placement.mesh is None
             and not hoists

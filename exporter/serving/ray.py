@@ -17,7 +17,7 @@ from ray import serve
 from exporter.serving import inference
 from exporter.serving.errors import NotReadyError, code_of, message_of
 from exporter.serving.rpc_methods import Call, Service
-from exporter.serving.server import App
+from exporter.serving.server import App, settle_memory
 from exporter.serving.settings import settings_of
 
 # What is said of the deployment, not of the models.
@@ -56,6 +56,7 @@ class Replica:
         """A replica with these settings, by the names of `exporter serve`."""
         fixed = {"model_control": False, "poll_seconds": 0}
         self._given = {**settings, **fixed}
+        settle_memory()
         self._app = App(settings_of(self._given))
         self._service = Service(self._app.core)
         self._app.registry.start()

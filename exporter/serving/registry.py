@@ -282,7 +282,7 @@ class Registry:
             _log.error("%s/%d cannot be loaded: %s", *key, entry.problem)
             return
         entry.seconds = time.monotonic() - start
-        _settle_memory()
+        gc.collect()  # what this left; see `settle_memory`
         before = entry.servable
         entry.found, entry.servable, entry.problem = found, servable, ""
         entry.state, entry.delay = State.AVAILABLE, _FIRST_RETRY
@@ -364,16 +364,6 @@ class Registry:
         if entries:
             return NotReadyError(f"{which} is not loaded.")
         return UnknownModelError(f"there is no model {model!r}; {_listed(sorted(self._table))}.")
-
-
-def _settle_memory() -> None:
-    """Keep the garbage collector from all that is loaded: to look through it takes 0.1 seconds.
-
-    What was unloaded is looked through once more.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -152,6 +152,7 @@ def open_servable(
         cache=options.cache,
         custom_calls=options.custom_calls,
     )
+    _share_code(model)
     stages = {
         name: model.pipelines[name].stages for name in model.pipelines if name in model.signatures
     }
@@ -181,6 +182,14 @@ def _widen(manifest: Manifest) -> None:
     """Let JAX have 64-bit arrays if a model does. Others compute as before: their programs say."""
     if manifest.x64 and not jax.config.read("jax_enable_x64"):
         jax.config.update("jax_enable_x64", True)
+
+
+def _share_code(model: LoadedModel) -> None:
+    """Let no weights become constants of the code: a version with others needs none of its own."""
+    origin: Origin = model.__dict__["__origin__"]
+    for concrete in origin.concrete:
+        for program in concrete.programs.values():
+            program.embeds = False
 
 
 def _batching(
