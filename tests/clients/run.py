@@ -23,6 +23,9 @@ def main():
             for name in ("triton", "kserve"):
                 python = environments / name / "bin/python"
                 subprocess.run([python, HERE / f"{name}_clients.py", *ports], check=True)
+    manifests = (HERE.parent.parent / "examples/kserve").glob("*.yaml")
+    python = environments / "kserve/bin/python"
+    subprocess.run([python, HERE / "kserve_manifests.py", *sorted(manifests)], check=True)
 
 
 if __name__ == "__main__":
