@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from exporter import Batching
 from exporter.serving.batcher import Batcher, Lane
+from exporter.serving.company import Company
 from exporter.serving.errors import ClosedError, OverloadedError
 from exporter.serving.joining import Joining
 from exporter.serving.waiting import Task, Waiting
@@ -191,6 +193,41 @@ def test_a_brief_batch_is_computed_on_the_loop_once_it_is_known_to_be_one():
     assert threads[0] is not threading.main_thread()
     assert threading.main_thread() in threads
     batcher.close()
+
+
+def test_a_brief_batch_is_read_on_for_while_those_who_just_called_are_missing():
+    seen = []
+    batcher, lane = made(Model(), seen=seen, is_pure=True)
+
+    async def later(n):
+        await asyncio.sleep(1e-4)
+        return await call(batcher, lane, n, client=n)
+
+    async def body():
+        for size in (1, 2) * 5:  # so that it is known how long each takes
+            await asyncio.gather(*(call(batcher, lane, n, client=n) for n in range(size)))
+        del seen[:]
+        for _ in range(50):
+            found = await asyncio.gather(call(batcher, lane, 0, client=0), later(1))
+            assert found == [[0], [2]]
+
+    run(body())
+    together = sum(one.calls == 2 for one in seen)
+    assert together > 25  # a machine that does something else may be late now and then
+    batcher.close()
+
+
+def test_who_called_a_moment_ago_is_expected_and_who_is_alone_waits_for_nobody():
+    company = Company()
+    assert not company.lacks({"one"})
+    company.answered({"one"})
+    assert not company.lacks({"one"})
+    assert company.lacks({"other"})
+    company.answered({"other"})
+    assert company.lacks({"one"})
+    assert not company.lacks({"one", "other"})
+    time.sleep(0.02)
+    assert not company.lacks(set())
 
 
 def test_two_loops_have_their_own_answers():

@@ -675,6 +675,41 @@ def test_a_request_with_anything_in_any_place_is_a_request_or_refused(changes, i
 
 
 @settings(max_examples=300)
+def test_requests_with_the_same_json_have_their_own_arrays():
+    head = json.dumps(
+        {
+            "id": "a",
+            "inputs": [
+                {"name": n, "shape": [2, k], "datatype": t, "parameters": {"binary_data_size": b}}
+                for n, k, t, b in (("x", 1, "FP32", 8), ("y", 2, "INT16", 8))
+            ],
+            "outputs": [{"name": "z", "parameters": {"binary_data": True}}],
+            "parameters": {"timeout": 5, "signature_name": "f"},
+        }
+    ).encode()
+    for number in range(3):
+        x = np.full((2, 1), number, np.float32)
+        y = np.arange(4, dtype=np.int16).reshape(2, 2) + np.int16(number)
+        found = v2.decode(head + x.tobytes() + y.tobytes(), len(head))
+        assert same(found.inputs["x"], x)
+        assert same(found.inputs["y"], y)
+        assert (found.id, found.outputs, found.signature) == ("a", ["z"], "f")
+        assert (found.timeout, found.binary) == (5e-6, frozenset({"z"}))
+        found.timeout = 1.0  # as of whoever has less patience
+    for size in (0, 15, 17):
+        with pytest.raises(RequestError):
+            v2.decode(head + bytes(size), len(head))
+
+
+def test_json_that_many_send_does_not_let_bytes_be_bools_that_are_none():
+    tensor = {"name": "x", "shape": [2], "datatype": "BOOL"}
+    body = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 2}}]}).encode()
+    for _ in range(2):
+        assert v2.decode(body + b"\0\1", len(body)).inputs["x"].tolist() == [False, True]
+        with pytest.raises(RequestError):
+            v2.decode(body + b"\0\2", len(body))
+
+
 @given(st.data())
 def test_a_request_with_other_bytes_is_a_request_or_refused(data):
     header = json.dumps(VALID).encode()

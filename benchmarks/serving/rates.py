@@ -39,8 +39,8 @@ METHOD = """
     others are stopped meanwhile. Median of the rounds. The limit is uvicorn with uvloop and
     httptools, or grpc.aio, which answers with fixed bytes. MiniLM is asked for one text of 128
     tokens, and by hand it is called with 1 to 32 at once, of which the best is told. A swap counts
-    from when the folder of a version, with other weights, is there until it is served, and for 2 seconds at
-    least; before it is the time since the one before.
+    from when the folder of a version, with other weights, is there until it is served, and for 2
+    seconds at least; before it is the time since the one before.
     """
 CLIENTS = 32
 # A version is seen within a second, loaded, and the one before is let go: at least so many seconds.

@@ -74,6 +74,13 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
+    def memory_bytes(self) -> int:
+        """What the process holds now."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("this system tells no memory")
+
     def stop(self) -> None:
         """It runs no more, until it is its turn."""
         self.signal(signal.SIGSTOP)
@@ -200,9 +207,11 @@ def start_peer(peer: Peer, environments: Path, folder: Path) -> Server:
     return Server(command, port, PATH=bins, PYTHONPATH=str(PEERS))
 
 
-def start_ours(models: Path, *words: object, grpc_port: int | None = None) -> Server:
+def start_ours(
+    models: Path, *words: object, port: int | None = None, grpc_port: int | None = None
+) -> Server:
     """`exporter serve`, as anybody starts it."""
-    port = free_port()
+    port = port or free_port()
     ports = ["--http-port", port, *(["--grpc-port", grpc_port] if grpc_port else ["--no-grpc"])]
     command = [sys.executable, "-m", "exporter", "serve", models, *ports, *words]
     return Server(command, port)

@@ -22,7 +22,7 @@ _PLAIN: tuple[tuple[str, str, type, str], ...] = (
     ("poll-seconds", "SECONDS", float, "how often DIR is looked at (default: 1; 0 is once)"),
     ("mesh", "AXIS=SIZE,...", str, "split models over devices, as in data=2,model=4"),
     ("max-body-bytes", "N", int, "the largest request (default: 128 MiB)"),
-    ("body-timeout", "SECONDS", float, "how long a client may take to send one (default: 60)"),
+    ("body-timeout", "SECONDS", float, "for a client to send its head, and its body (default: 60)"),
     ("request-timeout", "SECONDS", float, "how long a call may take (default: any time)"),
     ("drain-seconds", "SECONDS", float, "tell so long that it is not ready before it stops"),
     ("grace-seconds", "SECONDS", float, "how long calls may take after that (default: 30)"),
@@ -98,6 +98,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", dest=setting, action="store_const", const=False, help=text)
     parser.add_argument("--access-log", action="store_const", const=True, help="log every request")
+    parser.add_argument(
+        "--traces",
+        action="store_const",
+        const=True,
+        help="send spans to the collector of OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
 
 
 def _execute(arguments: argparse.Namespace) -> None:
@@ -140,7 +146,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     words = {name: value for name, value in vars(arguments).items() if value is not None}
     said = [*(one[0] for one in _PLAIN), *(one[0] for one in (*_FILES, *_BATCHING))]
     names = [name.replace("-", "_") for name in said]
-    names += ["path", "model_control", "try_samples", "access_log", "cache", "allowed_batch_sizes"]
+    names += ["path", "model_control", "try_samples", "access_log", "traces", "cache"]
+    names += ["allowed_batch_sizes"]
     found = {name: words[name] for name in names if name in words}
     if words.get("no_grpc"):
         found["grpc_port"] = None

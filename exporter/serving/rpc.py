@@ -56,6 +56,7 @@ class Server:
         observe: Observe | None = None,
         interval: float = 1.0,
         is_shared: bool = False,
+        interceptors: Sequence[Any] = (),
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """A server that listens nowhere yet. See `make_server`."""
@@ -64,7 +65,7 @@ class Server:
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", int(is_shared)),  # else a port in use is an error
         )
-        self.server = grpc.aio.server(options=(*limits, *options))
+        self.server = grpc.aio.server(interceptors=tuple(interceptors), options=(*limits, *options))
         self._max_message_bytes = max_message_bytes
         self._is_allowed = is_allowed
         self._observe = observe
@@ -192,6 +193,7 @@ def make_server(
     observe: Observe | None = None,
     interval: float = 1.0,
     is_shared: bool = False,
+    interceptors: Sequence[Any] = (),
     options: Sequence[tuple[str, Any]] = (),
 ) -> Server:
     """A server over a core: the protocol, health and reflection. It listens nowhere yet.
@@ -206,6 +208,7 @@ def make_server(
       observe: is told of each call of the protocol, on the loop.
       interval: how often whoever watches health learns of changes, in seconds.
       is_shared: whether other processes may listen at the same port.
+      interceptors: of gRPC, around its calls.
       options: more options of channels, as gRPC has them.
     """
     return Server(
@@ -215,6 +218,7 @@ def make_server(
         observe=observe,
         interval=interval,
         is_shared=is_shared,
+        interceptors=interceptors,
         options=options,
     )
 

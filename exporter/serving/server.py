@@ -19,12 +19,14 @@ from exporter.runtime.compat import check_backend
 from exporter.serving.access import certificate_of, tokens_of
 from exporter.serving.core import Core
 from exporter.serving.exchange import Limits
+from exporter.serving.heads import HeadTimeoutProtocol
 from exporter.serving.metrics import Metrics
 from exporter.serving.registry import Registry
 from exporter.serving.rest import Rest
 from exporter.serving.servable import Options, open_servable
 from exporter.serving.settings import Settings
 from exporter.serving.sockets import bind
+from exporter.serving.traces import Traces
 
 _log = logging.getLogger("exporter.serving")
 _access = logging.getLogger("exporter.serving.access")
@@ -154,6 +156,7 @@ class Server:
         settle_memory()
         self.settings = settings
         self.app = App(settings)
+        self._traces = Traces() if settings.traces else None
         self._tls = None
         if settings.certificate and settings.private_key:
             self._tls = certificate_of(settings.certificate, settings.private_key)
@@ -218,6 +221,8 @@ class Server:
         ends = [listening] if rpc is None else [listening, rpc.stop(settings.grace_seconds)]
         await asyncio.gather(*ends)
         await asyncio.to_thread(self.app.registry.close, settings.grace_seconds)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         _log.info("stopped")
 
     def _stop(self) -> None:
@@ -229,9 +234,11 @@ class Server:
 
     def _uvicorn(self) -> uvicorn.Config:
         settings = self.settings
+        rest = self.app.rest
+        http: Any = partial(HeadTimeoutProtocol, head_seconds=settings.body_timeout)
         return uvicorn.Config(
-            self.app.rest,
-            http="httptools",
+            rest if self._traces is None else self._traces.http(rest),
+            http=http,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -258,6 +265,7 @@ class Server:
             is_allowed=self.app.is_allowed,
             observe=self.app.observe,
             is_shared=settings.workers > 1,
+            interceptors=() if self._traces is None else (self._traces.rpc(),),
         )
         credentials = None
         if self._tls:

@@ -71,7 +71,7 @@ class Settings(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
       try_samples: whether the samples of a version must agree before it is served.
       model_control: whether clients may load and unload models.
       max_body_bytes: the largest request.
-      body_timeout: how long a client may take to send one, in seconds.
+      body_timeout: how long a client may take to send its head, and then its body, in seconds.
       request_timeout: how long a call may take, in seconds, or `None`.
       token_file: a file with a token in each line; requests need one of them.
       certificate: a PEM file with the chain of certificates, for TLS.
@@ -81,6 +81,7 @@ class Settings(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
       grace_seconds: how long calls may take that it took before.
       log_format: `text` or `json`.
       access_log: whether every request is logged.
+      traces: whether requests are spans for OpenTelemetry, as the variables `OTEL_...` say.
       loop: the event loop; `auto` is uvloop where it is installed.
       workers: how many processes serve.
     """
@@ -109,6 +110,7 @@ class Settings(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grace_seconds: _Seconds = 30.0
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False
+    traces: bool = False
     loop: Literal["auto", "asyncio", "uvloop"] = "auto"
     workers: _Count = 1
 

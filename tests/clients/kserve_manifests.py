@@ -8,6 +8,7 @@ with an error if that is not so.
 
 import re
 import sys
+from pathlib import Path
 
 FILES = sys.argv[1:]
 del sys.argv[1:]  # kserve reads the words of whoever imports it
@@ -48,8 +49,7 @@ def checked(value, kind, where):
 
 def main():
     for file in FILES:
-        with open(file, encoding="utf-8") as text:
-            document = yaml.safe_load(text)
+        document = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         checked(document, KINDS[document["kind"]], document["kind"])
         print(f"{file}: a {document['kind']} of {document['apiVersion']}")
 
