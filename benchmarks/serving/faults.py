@@ -39,15 +39,14 @@ X = np.ones((1, soak.COLUMNS), np.float32)
 
 
 def save_failing(folder: str) -> None:
-    """A model that needs more memory than there is, for large inputs."""
+    """A model that needs more memory than a process can have, for large inputs."""
     import exporter  # in a process of its own
 
-    def power(x: object) -> dict[str, object]:
-        square = jnp.outer(x, x)
-        return {"y": square @ square}
+    def cube(_: object, x: jnp.ndarray) -> dict[str, object]:
+        return {"y": jnp.sort(x[:, None, None] * x[None, :, None] * x, axis=0)[0, 0]}
 
     spec = exporter.TensorSpec(("n",), "float32", name="x")
-    exporter.save(exporter.function(power, input_signature=[spec]), Path(folder))
+    exporter.save((cube, {}), Path(folder), input_signature=[spec])
 
 
 class Faults:
@@ -172,10 +171,7 @@ class Faults:
 
     def failing(self) -> Iterator[str]:
         """A model that fails while it computes."""
-        count = 10**6
-        request = servers.binary_v2(
-            {"x": np.ones(count // 8, np.float32)}, "/v2/models/failing/infer"
-        )
+        request = servers.binary_v2({"x": np.ones(10**5, np.float32)}, "/v2/models/failing/infer")
         headers = [f"{name}: {value}" for name, value in request.headers.items()]
         yield self.posted(request.body, request.path, *headers)
 
