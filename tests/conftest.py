@@ -16,6 +16,11 @@ from exporter import LoadedModel
 # Keras reads it when it is imported, whichever test imports it first.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+# What is compiled here is run once or twice. Both sides of a comparison are compiled so.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
 # Loaded models keep compiled programs in the user's cache. Tests have one of their own, which also
 # the processes that they start inherit, and which ends with this process.
 _CACHE = tempfile.TemporaryDirectory(prefix="exporter-tests-cache-")

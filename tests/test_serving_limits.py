@@ -372,3 +372,24 @@ def test_the_runtime_for_kserve_starts_a_server_that_its_probes_find_ready(model
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert client.get(container[probe]["httpGet"]["path"]).status == 200
         assert client.infer("digits", {"x": X})["y"] == [2.0, 2.0, 2.0]
+
+
+class Cube:
+    """It needs more memory than a process can have, for large inputs."""
+
+    @exporter.function(input_signature=[exporter.TensorSpec(("n",), "float32", name="x")])
+    def cube(self, x):
+        return {"y": jnp.sort(x[:, None, None] * x[None, :, None] * x, axis=0)[0, 0]}
+
+
+def test_a_model_that_fails_is_told_without_its_inside_and_fails_alone(tmp_path):
+    exporter.save(Cube(), tmp_path / "cube/1")
+    with served(tmp_path, "--no-grpc") as one:
+        client = one.client()
+        reply = client.post("/v2/models/cube/infer", infer_body({"x": np.ones(10**5, np.float32)}))
+        assert reply.status == 500
+        assert "failed with" in reply.error
+        assert "the log of the server has the rest" in reply.error
+        assert "Traceback" not in reply.error
+        assert client.infer("cube", {"x": np.full(2, 2.0, np.float32)})["y"] == [8.0, 8.0]
+        until(lambda: "RESOURCE_EXHAUSTED" in one.text)

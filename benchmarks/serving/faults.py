@@ -32,7 +32,7 @@ from exporter.serving import inference  # noqa: E402
 from processes import in_new_process  # noqa: E402
 
 MOST_BYTES = 2**20
-BODY_SECONDS = 2
+BODY_SECONDS = 1
 # So many clients ask rightly, one for each protocol.
 GOOD = 4
 X = np.ones((1, soak.COLUMNS), np.float32)
@@ -266,7 +266,7 @@ def _faults(server: servers.Server, faults: Faults) -> Iterator[str]:
         start = time.monotonic()
         with good_clients(faults.port, faults.grpc_port) as good:
             found = Counter(getattr(faults, name)())
-            time.sleep(0.5)
+            time.sleep(0.2)
         told = ", ".join(f"{number} x {answer or 'nothing'}" for answer, number in found.items())
         served = good.answered.total()
         memory = server.memory_bytes()

@@ -34,6 +34,8 @@ ROWS, COLUMNS = 4, 16
 INFER = "/v2/models/by/infer"
 # The memory may grow by so much from the second quarter of the time to the last one.
 MOST_GROWTH = 1.05
+# In less time than this, the memory of a server that has just begun tells nothing.
+SHORTEST_S = 60
 
 
 def save(folder: str, factor: float) -> None:
@@ -218,7 +220,8 @@ def told(clients: Clients, memory: Sequence[int], swaps: int) -> int:
     print(f"{len(clients.failures)} failed or were wrong", *clients.failures[:10], sep="\n  ")
     print(f"{swaps} swaps in {len(memory)} s")
     print(f"memory: {early / 1e6:.0f} MB in the second quarter, {late / 1e6:.0f} MB in the last")
-    return int(bool(clients.failures) or late > MOST_GROWTH * early)
+    is_growing = len(memory) >= SHORTEST_S and late > MOST_GROWTH * early
+    return int(bool(clients.failures) or is_growing)
 
 
 if __name__ == "__main__":
