@@ -17,9 +17,7 @@ from exporter import LoadedModel
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 # What is compiled here is run once or twice. Both sides of a comparison are compiled so.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 # Loaded models keep compiled programs in the user's cache. Tests have one of their own, which also
 # the processes that they start inherit, and which ends with this process.

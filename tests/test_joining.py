@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import Batching, OptionError
-from exporter.serving.joining import Joining, batch_axis
+from exporter.serving.joining import Joining, batch_axis, whole
 from signatures import BindError, Dim, Signature, TensorSpec
 
 BATCH = ("batch", 3)
@@ -107,7 +107,7 @@ def test_slices_make_up_the_whole():
     part = made.part([given, np.zeros(2, np.float32)])
     slices = made.slices(part)
     assert [one.rows for one in slices] == [4, 4, 3]
-    assert np.array_equal(joining.whole([[one.arrays[0]] for one in slices])[0], given)
+    assert np.array_equal(whole([[one.arrays[0]] for one in slices])[0], given)
 
 
 def test_sizes_that_no_bound_allows_are_left_out():
