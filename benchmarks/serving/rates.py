@@ -32,15 +32,15 @@ from processes import Worker, in_new_process  # noqa: E402
 QUESTION = "How many requests does a served model answer?"
 METHOD = """
     The clients are of `h2load` (nghttp2), in one thread, and each asks anew when it was answered.
-    `exporter serve` is as it is started by its name alone, with gRPC beside HTTP, but where a row
+    `exporter serve` is as it is started without options, with gRPC beside HTTP, but where a row
     says otherwise. The network 784-256-10 is one example for each request, and servers of others
-    have the same function by `jax.jit`, one process, and what they have for joining calls. Each
-    server has its turn in every round, for {seconds} seconds after one that is not counted, and all
-    others are stopped meanwhile. Median of the rounds. The limit is uvicorn with uvloop and
-    httptools, or grpc.aio, which answers with fixed bytes. MiniLM is asked for one text of 128
-    tokens, and by hand it is called with 1 to 32 at once, of which the best is told. A swap counts
-    from when the folder of a version, with other weights, is there until it is served, and for 2
-    seconds at least; before it is the time since the one before.
+    ({peers}) have the same function by `jax.jit`, one process, and what they have for joining
+    calls. Each server has its turn in every round, for {seconds} seconds after one that is not
+    counted, and all others are stopped meanwhile. Median of the rounds. The limit is uvicorn with
+    uvloop and httptools, or grpc.aio, which answers with fixed bytes. MiniLM is asked for one text
+    of 128 tokens, and by hand it is called with 1 to 32 at once, of which the best is told. A swap
+    counts from when the folder of a version, with other weights, is there until it is served, and
+    for 2 seconds at least; before it is the time since the one before.
     """
 CLIENTS = 32
 # A version is seen within a second, loaded, and the one before is let go: at least so many seconds.
@@ -61,8 +61,13 @@ def main() -> None:
         rows += mlp(folder, environments, run)
         rows += swap(folder, run)
         rows += sentences(folder, run)
-    method = METHOD.format(seconds=_seconds(run))
+    method = METHOD.format(seconds=_seconds(run), peers=_listed(environments))
     report("serving", QUESTION, method, rows, run, command="serving/rates")
+
+
+def _listed(environments: Path) -> str:
+    found = servers.versions(environments)
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def _seconds(run: Pass) -> int:

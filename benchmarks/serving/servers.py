@@ -182,6 +182,19 @@ PEERS_OF_OURS = (
 )
 
 
+def versions(environments: Path) -> dict[str, str]:
+    """The version of each peer that is installed, by its name."""
+    code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
+    found = {}
+    for peer in PEERS_OF_OURS:
+        python = environments / peer.environment / "bin/python"
+        if python.exists():
+            command = [str(python), "-c", code, peer.environment]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[peer.name] = done.stdout.strip()
+    return found
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
